@@ -1,0 +1,236 @@
+"""The arithmetic of attention mechanisms: shapes, cached elements, parameters. Standard library only.
+
+The configuration checks, the models, the caches and the cost model all ask this module, so that a shape has one
+definition. It imports nothing heavy: `rl-exp --help` and every pre-flight check run through it.
+
+Source: Hardware-Efficient Attention for Fast Decoding (arXiv 2505.21487), sections 2.1, 3.2, 3.3 and appendix B.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class AttentionMechanism(StrEnum):
+    """The mechanisms of the paper, and one ablation (keys and values tied outright, without a separate RoPE key)."""
+
+    mha = "mha"
+    mqa = "mqa"
+    gqa = "gqa"
+    gta = "gta"
+    mla = "mla"
+    gla = "gla"
+    tied_key_value = "tied_key_value"
+
+
+PLAIN = (AttentionMechanism.mha, AttentionMechanism.mqa, AttentionMechanism.gqa)
+LATENT = (AttentionMechanism.mla, AttentionMechanism.gla)
+
+
+@dataclass(frozen=True)
+class CachedState:
+    """One tensor of a decode cache: `heads` heads of `dim` elements per token and layer."""
+
+    name: str
+    heads: int
+    dim: int
+
+    @property
+    def elements(self) -> int:
+        """Elements per token and layer on one device."""
+        return self.heads * self.dim
+
+    def elements_per_device(self, tensor_parallel: int) -> int:
+        """Elements per token and layer on each of `tensor_parallel` devices: whole heads are split, else copied."""
+        return -(-self.heads // tensor_parallel) * self.dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """One attention layer with every number resolved. `None` asks for the paper's default; afterwards no field is None.
+
+    Fields that a mechanism does not use are 0. An impossible shape raises ValueError, whose message names the value,
+    what is allowed and how to mend it.
+    """
+
+    mechanism: AttentionMechanism
+    hidden_size: int
+    query_heads: int
+    head_dim: int
+    key_value_heads: int | None = None  # MHA, MQA, GQA, tied_key_value: heads of the cached keys and values
+    tied_heads: int | None = None  # GTA
+    latent_heads: int | None = None  # MLA (always 1), GLA
+    latent_dim: int | None = None  # MLA, GLA: width of one latent head
+    query_latent_dim: int | None = None  # MLA, GLA: rank of the query projection
+    rope_dim: int | None = None  # width of the rotated part of a key: the separate key of GTA, MLA, GLA, else head_dim
+    split_query_latent: bool = False  # the paper's GLA_q: each latent group reads its own share of the query latent
+    low_rank_bias: bool = False  # biases in the low-rank projections (the paper's parameter counts have them)
+    output_gate: bool = False  # sigmoid gate on the heads' output, computed from the layer input (one more d x h*d_h)
+
+    def __post_init__(self) -> None:
+        mechanism, query_heads, head_dim = self.mechanism, self.query_heads, self.head_dim
+        for name in ("hidden_size", "query_heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: it must be at least 1")
+        plain = mechanism in PLAIN or mechanism is AttentionMechanism.tied_key_value
+        latent, tied = mechanism in LATENT, mechanism is AttentionMechanism.gta
+
+        key_value_heads = {"mha": query_heads, "mqa": 1}.get(mechanism, min(4, query_heads))
+        self._resolve("key_value_heads", key_value_heads if plain else 0)
+        self._resolve("tied_heads", min(4, query_heads) if tied else 0)
+        self._resolve("latent_heads", (1 if mechanism is AttentionMechanism.mla else 2) if latent else 0)
+        self._resolve("latent_dim", (4 if mechanism is AttentionMechanism.mla else 2) * head_dim if latent else 0)
+        self._resolve("query_latent_dim", 8 * head_dim if latent else 0)
+        self._resolve("rope_dim", head_dim if plain else head_dim // 2)
+
+        if mechanism is AttentionMechanism.mha and self.key_value_heads != query_heads:
+            raise ValueError(f"mha has as many key_value_heads as query_heads ({query_heads}), not {self.key_value_heads}: use gqa")
+        if mechanism is AttentionMechanism.mqa and self.key_value_heads != 1:
+            raise ValueError(f"mqa has one key_value_head, not {self.key_value_heads}: use gqa")
+        if mechanism is AttentionMechanism.mla and self.latent_heads != 1:
+            raise ValueError(f"mla has one latent_head, not {self.latent_heads}: use gla")
+        if plain and self.rope_dim != head_dim:
+            raise ValueError(f"rope_dim={self.rope_dim} is impossible for {mechanism}: it rotates the whole head ({head_dim})")
+        if self.rope_dim % 2 or self.rope_dim < (0 if tied else 2):
+            raise ValueError(f"rope_dim={self.rope_dim} is impossible: rotation pairs dimensions, so it must be even and positive")
+        if tied and self.rope_dim > head_dim:
+            raise ValueError(f"rope_dim={self.rope_dim} is impossible for gta: it is a part of head_dim={head_dim}")
+        if self.split_query_latent and not latent:
+            raise ValueError(f"split_query_latent belongs to gla and mla, not to {mechanism}")
+        for name in ("key_value_heads", "tied_heads", "latent_heads"):
+            self._check_divides(name)
+        if latent:
+            for name in ("latent_dim", "query_latent_dim"):
+                if getattr(self, name) < 1:
+                    raise ValueError(f"{name}={getattr(self, name)} is impossible: it must be at least 1")
+            if self.split_query_latent and self.query_latent_dim % self.latent_heads:
+                raise ValueError(
+                    f"query_latent_dim={self.query_latent_dim} cannot be split over latent_heads={self.latent_heads}"
+                )
+
+    def _resolve(self, name: str, default: int) -> None:
+        if getattr(self, name) is None or default == 0:
+            if getattr(self, name) and default == 0:
+                raise ValueError(f"{name}={getattr(self, name)} has no meaning for {self.mechanism}: leave it out")
+            object.__setattr__(self, name, default)
+
+    def _check_divides(self, name: str) -> None:
+        heads = getattr(self, name)
+        if heads == 0 and self.states_heads_name != name:
+            return
+        if heads < 1 or self.query_heads % heads:
+            allowed = ", ".join(str(n) for n in range(1, self.query_heads + 1) if self.query_heads % n == 0)
+            raise ValueError(f"{name}={heads} does not divide query_heads={self.query_heads}: use one of {allowed}")
+
+    @property
+    def states_heads_name(self) -> str:
+        """The field that counts the heads of the cached states."""
+        if self.mechanism in LATENT:
+            return "latent_heads"
+        return "tied_heads" if self.mechanism is AttentionMechanism.gta else "key_value_heads"
+
+    @property
+    def group_size(self) -> int:
+        """Query heads per cached head (g_q in the paper)."""
+        return self.query_heads // getattr(self, self.states_heads_name)
+
+    def cached_states(self) -> tuple[CachedState, ...]:
+        """What a decode cache holds per token and layer, in this order; a RoPE key is stored once (section 3.3)."""
+        if self.mechanism in PLAIN:
+            return (
+                CachedState("key", self.key_value_heads, self.head_dim),
+                CachedState("value", self.key_value_heads, self.head_dim),
+            )
+        if self.mechanism is AttentionMechanism.tied_key_value:
+            return (CachedState("tied", self.key_value_heads, self.head_dim),)
+        if self.mechanism is AttentionMechanism.gta:
+            return (CachedState("tied", self.tied_heads, self.head_dim), CachedState("rope_key", 1, self.rope_dim))
+        return (CachedState("latent", self.latent_heads, self.latent_dim), CachedState("rope_key", 1, self.rope_dim))
+
+    def cached_elements(self, tensor_parallel: int = 1) -> int:
+        """Elements per token and layer on each device (Tables 5, 15 and 26; times bytes per element gives bytes)."""
+        return sum(state.elements_per_device(tensor_parallel) for state in self.cached_states())
+
+    @property
+    def absorbed_key_dim(self) -> int:
+        """Width of a query in decode form (d_k): latent plus RoPE key where keys are absorbed, else the head."""
+        return self.latent_dim + self.rope_dim if self.mechanism in LATENT else self.head_dim
+
+    @property
+    def absorbed_value_dim(self) -> int:
+        """Width of a head's output in decode form (d_v)."""
+        return self.latent_dim if self.mechanism in LATENT else self.head_dim
+
+    @property
+    def softmax_scale(self) -> float:
+        """The one scale of training and decode form: the width over which training computes its scores."""
+        width = self.head_dim + self.rope_dim if self.mechanism in LATENT else self.head_dim
+        return width**-0.5
+
+    def parameters(self) -> int:
+        """Weights of one attention layer."""
+        d, heads, head_dim = self.hidden_size, self.query_heads, self.head_dim
+        output = heads * head_dim * d + (heads * head_dim * d if self.output_gate else 0)
+        if self.mechanism in LATENT:
+            groups = self.latent_heads if self.split_query_latent else 1
+            query_width, latent_width = heads * (head_dim + self.rope_dim), self.latent_heads * self.latent_dim
+            weights = d * self.query_latent_dim + self.query_latent_dim * query_width // groups
+            weights += d * (latent_width + self.rope_dim) + self.latent_dim * heads * 2 * head_dim
+            norms = self.query_latent_dim + latent_width
+            biases = self.query_latent_dim + query_width + latent_width + self.rope_dim + heads * 2 * head_dim
+            return weights + norms + output + (biases if self.low_rank_bias else 0)
+        query = d * heads * head_dim
+        if self.mechanism is AttentionMechanism.gta:
+            bias = self.rope_dim if self.low_rank_bias else 0
+            return query + output + d * (self.tied_heads * head_dim + self.rope_dim) + bias
+        states = 1 if self.mechanism is AttentionMechanism.tied_key_value else 2
+        return query + output + states * d * self.key_value_heads * head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """A decoder: `layers` blocks of attention and a gated feed-forward of width `feed_forward_dim`, tied embeddings."""
+
+    attention: AttentionShape
+    layers: int
+    vocabulary_size: int
+    feed_forward_dim: int
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "vocabulary_size", "feed_forward_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: it must be at least 1")
+
+    def parameters(self) -> int:
+        """All weights; tied embeddings count once (Table 6 counts this way)."""
+        d = self.attention.hidden_size
+        block = self.attention.parameters() + 3 * d * self.feed_forward_dim + 2 * d
+        return self.layers * block + d + (1 if self.tie_embeddings else 2) * self.vocabulary_size * d
+
+    def training_flops_per_token(self) -> int:
+        """6 N: forward and backward of every weight (a tied embedding counts as the output projection)."""
+        return 6 * self.parameters()
+
+
+def matched_feed_forward_dim(shape: AttentionShape, anchor_feed_forward_dim: int, multiple: int = 8) -> int:
+    """The feed-forward width that gives `shape` the parameters of the MHA layer with `anchor_feed_forward_dim`.
+
+    Rounded up to a multiple of `multiple`, so never below the anchor's parameters by more than rounding
+    (appendix B.1: mechanisms are compared at equal parameters, and the feed-forward takes up the difference).
+    """
+    anchor = AttentionShape(
+        mechanism=AttentionMechanism.mha,
+        hidden_size=shape.hidden_size,
+        query_heads=shape.query_heads,
+        head_dim=shape.head_dim,
+    )
+    spare = anchor.parameters() - shape.parameters()
+    width = anchor_feed_forward_dim + spare / (3 * shape.hidden_size)
+    if width < multiple:
+        raise ValueError(
+            f"{shape.mechanism} needs {-spare} parameters more per layer than mha, which a feed-forward of "
+            f"{anchor_feed_forward_dim} cannot give up: use smaller latent dims or a wider feed_forward_dim"
+        )
+    return int(-(-width // multiple) * multiple)
