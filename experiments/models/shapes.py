@@ -1,9 +1,10 @@
 """The arithmetic of attention mechanisms: shapes, cached elements, parameters. Standard library only.
 
-The configuration checks, the models, the caches and the cost model all ask this module, so that a shape has one
-definition. It imports nothing heavy: `rl-exp --help` and every pre-flight check run through it.
+The configuration checks, the models, the caches and the cost model all ask this module, so that a shape has
+one definition. It imports nothing heavy: `rl-exp --help` and every pre-flight check run through it.
 
-Source: Hardware-Efficient Attention for Fast Decoding (arXiv 2505.21487), sections 2.1, 3.2, 3.3 and appendix B.1.
+Source: Hardware-Efficient Attention for Fast Decoding (arXiv 2505.21487), sections 2.1, 3.2, 3.3 and appendix
+B.1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from enum import StrEnum
 
 
 class AttentionMechanism(StrEnum):
-    """The mechanisms of the paper, and one ablation (keys and values tied outright, without a separate RoPE key)."""
+    """The mechanisms of the paper, and one ablation (keys and values tied outright, no separate RoPE key)."""
 
     mha = "mha"
     mqa = "mqa"
@@ -42,16 +43,17 @@ class CachedState:
         return self.heads * self.dim
 
     def elements_per_device(self, tensor_parallel: int) -> int:
-        """Elements per token and layer on each of `tensor_parallel` devices: whole heads are split, else copied."""
+        """Elements per token and layer on each of `tensor_parallel` devices: heads are split whole, else copied."""
         return -(-self.heads // tensor_parallel) * self.dim
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionShape:
-    """One attention layer with every number resolved. `None` asks for the paper's default; afterwards no field is None.
+    """One attention layer with every number resolved. `None` asks for the paper's default; afterwards no
+    field is None.
 
-    Fields that a mechanism does not use are 0. An impossible shape raises ValueError, whose message names the value,
-    what is allowed and how to mend it.
+    Fields that a mechanism does not use are 0. An impossible shape raises ValueError, whose message names the
+    value, what is allowed and how to mend it.
     """
 
     mechanism: AttentionMechanism
@@ -63,10 +65,16 @@ class AttentionShape:
     latent_heads: int | None = None  # MLA (always 1), GLA
     latent_dim: int | None = None  # MLA, GLA: width of one latent head
     query_latent_dim: int | None = None  # MLA, GLA: rank of the query projection
-    rope_dim: int | None = None  # width of the rotated part of a key: the separate key of GTA, MLA, GLA, else head_dim
-    split_query_latent: bool = False  # the paper's GLA_q: each latent group reads its own share of the query latent
+    rope_dim: int | None = (
+        None  # width of the rotated part of a key: the separate key of GTA, MLA, GLA, else head_dim
+    )
+    split_query_latent: bool = (
+        False  # the paper's GLA_q: each latent group reads its own share of the query latent
+    )
     low_rank_bias: bool = False  # biases in the low-rank projections (the paper's parameter counts have them)
-    output_gate: bool = False  # sigmoid gate on the heads' output, computed from the layer input (one more d x h*d_h)
+    output_gate: bool = (
+        False  # sigmoid gate on the heads' output, computed from the layer input (one more d x h*d_h)
+    )
 
     def __post_init__(self) -> None:
         mechanism, query_heads, head_dim = self.mechanism, self.query_heads, self.head_dim
@@ -80,22 +88,35 @@ class AttentionShape:
         self._resolve("key_value_heads", key_value_heads if plain else 0)
         self._resolve("tied_heads", min(4, query_heads) if tied else 0)
         self._resolve("latent_heads", (1 if mechanism is AttentionMechanism.mla else 2) if latent else 0)
-        self._resolve("latent_dim", (4 if mechanism is AttentionMechanism.mla else 2) * head_dim if latent else 0)
+        self._resolve(
+            "latent_dim", (4 if mechanism is AttentionMechanism.mla else 2) * head_dim if latent else 0
+        )
         self._resolve("query_latent_dim", 8 * head_dim if latent else 0)
         self._resolve("rope_dim", head_dim if plain else head_dim // 2)
 
         if mechanism is AttentionMechanism.mha and self.key_value_heads != query_heads:
-            raise ValueError(f"mha has as many key_value_heads as query_heads ({query_heads}), not {self.key_value_heads}: use gqa")
+            raise ValueError(
+                f"mha has as many key_value_heads as query_heads ({query_heads}), "
+                f"not {self.key_value_heads}: use gqa"
+            )
         if mechanism is AttentionMechanism.mqa and self.key_value_heads != 1:
             raise ValueError(f"mqa has one key_value_head, not {self.key_value_heads}: use gqa")
         if mechanism is AttentionMechanism.mla and self.latent_heads != 1:
             raise ValueError(f"mla has one latent_head, not {self.latent_heads}: use gla")
         if plain and self.rope_dim != head_dim:
-            raise ValueError(f"rope_dim={self.rope_dim} is impossible for {mechanism}: it rotates the whole head ({head_dim})")
+            raise ValueError(
+                f"rope_dim={self.rope_dim} is impossible for {mechanism}: "
+                f"it rotates the whole head ({head_dim})"
+            )
         if self.rope_dim % 2 or self.rope_dim < (0 if tied else 2):
-            raise ValueError(f"rope_dim={self.rope_dim} is impossible: rotation pairs dimensions, so it must be even and positive")
+            raise ValueError(
+                f"rope_dim={self.rope_dim} is impossible for {mechanism}: rotation pairs dimensions, "
+                f"so it must be even and {'at least 0' if tied else 'positive'}"
+            )
         if tied and self.rope_dim > head_dim:
-            raise ValueError(f"rope_dim={self.rope_dim} is impossible for gta: it is a part of head_dim={head_dim}")
+            raise ValueError(
+                f"rope_dim={self.rope_dim} is impossible for gta: it is a part of head_dim={head_dim}"
+            )
         if self.split_query_latent and not latent:
             raise ValueError(f"split_query_latent belongs to gla and mla, not to {mechanism}")
         for name in ("key_value_heads", "tied_heads", "latent_heads"):
@@ -106,13 +127,16 @@ class AttentionShape:
                     raise ValueError(f"{name}={getattr(self, name)} is impossible: it must be at least 1")
             if self.split_query_latent and self.query_latent_dim % self.latent_heads:
                 raise ValueError(
-                    f"query_latent_dim={self.query_latent_dim} cannot be split over latent_heads={self.latent_heads}"
+                    f"query_latent_dim={self.query_latent_dim} cannot be split over "
+                    f"latent_heads={self.latent_heads}: use a multiple"
                 )
 
     def _resolve(self, name: str, default: int) -> None:
         if getattr(self, name) is None or default == 0:
             if getattr(self, name) and default == 0:
-                raise ValueError(f"{name}={getattr(self, name)} has no meaning for {self.mechanism}: leave it out")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} has no meaning for {self.mechanism}: leave it out"
+                )
             object.__setattr__(self, name, default)
 
     def _check_divides(self, name: str) -> None:
@@ -121,7 +145,9 @@ class AttentionShape:
             return
         if heads < 1 or self.query_heads % heads:
             allowed = ", ".join(str(n) for n in range(1, self.query_heads + 1) if self.query_heads % n == 0)
-            raise ValueError(f"{name}={heads} does not divide query_heads={self.query_heads}: use one of {allowed}")
+            raise ValueError(
+                f"{name}={heads} does not divide query_heads={self.query_heads}: use one of {allowed}"
+            )
 
     @property
     def states_heads_name(self) -> str:
@@ -136,7 +162,7 @@ class AttentionShape:
         return self.query_heads // getattr(self, self.states_heads_name)
 
     def cached_states(self) -> tuple[CachedState, ...]:
-        """What a decode cache holds per token and layer, in this order; a RoPE key is stored once (section 3.3)."""
+        """What a decode cache holds per token and layer, in order; a RoPE key is stored once (section 3.3)."""
         if self.mechanism in PLAIN:
             return (
                 CachedState("key", self.key_value_heads, self.head_dim),
@@ -145,16 +171,22 @@ class AttentionShape:
         if self.mechanism is AttentionMechanism.tied_key_value:
             return (CachedState("tied", self.key_value_heads, self.head_dim),)
         if self.mechanism is AttentionMechanism.gta:
-            return (CachedState("tied", self.tied_heads, self.head_dim), CachedState("rope_key", 1, self.rope_dim))
-        return (CachedState("latent", self.latent_heads, self.latent_dim), CachedState("rope_key", 1, self.rope_dim))
+            return (
+                CachedState("tied", self.tied_heads, self.head_dim),
+                CachedState("rope_key", 1, self.rope_dim),
+            )
+        return (
+            CachedState("latent", self.latent_heads, self.latent_dim),
+            CachedState("rope_key", 1, self.rope_dim),
+        )
 
     def cached_elements(self, tensor_parallel: int = 1) -> int:
-        """Elements per token and layer on each device (Tables 5, 15 and 26; times bytes per element gives bytes)."""
+        """Elements per token and layer on each device (Tables 5, 15, 26; times bytes per element gives bytes)."""
         return sum(state.elements_per_device(tensor_parallel) for state in self.cached_states())
 
     @property
     def absorbed_key_dim(self) -> int:
-        """Width of a query in decode form (d_k): latent plus RoPE key where keys are absorbed, else the head."""
+        """Width of a query in decode form (d_k): latent and RoPE key where keys are absorbed, else the head."""
         return self.latent_dim + self.rope_dim if self.mechanism in LATENT else self.head_dim
 
     @property
@@ -174,7 +206,10 @@ class AttentionShape:
         output = heads * head_dim * d + (heads * head_dim * d if self.output_gate else 0)
         if self.mechanism in LATENT:
             groups = self.latent_heads if self.split_query_latent else 1
-            query_width, latent_width = heads * (head_dim + self.rope_dim), self.latent_heads * self.latent_dim
+            query_width, latent_width = (
+                heads * (head_dim + self.rope_dim),
+                self.latent_heads * self.latent_dim,
+            )
             weights = d * self.query_latent_dim + self.query_latent_dim * query_width // groups
             weights += d * (latent_width + self.rope_dim) + self.latent_dim * heads * 2 * head_dim
             norms = self.query_latent_dim + latent_width
@@ -190,7 +225,7 @@ class AttentionShape:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A decoder: `layers` blocks of attention and a gated feed-forward of width `feed_forward_dim`, tied embeddings."""
+    """A decoder: `layers` blocks of attention and a gated feed-forward of width `feed_forward_dim`."""
 
     attention: AttentionShape
     layers: int
@@ -215,7 +250,8 @@ class ModelShape:
 
 
 def matched_feed_forward_dim(shape: AttentionShape, anchor_feed_forward_dim: int, multiple: int = 8) -> int:
-    """The feed-forward width that gives `shape` the parameters of the MHA layer with `anchor_feed_forward_dim`.
+    """The feed-forward width that gives `shape` the parameters of the MHA layer with
+    `anchor_feed_forward_dim`.
 
     Rounded up to a multiple of `multiple`, so never below the anchor's parameters by more than rounding
     (appendix B.1: mechanisms are compared at equal parameters, and the feed-forward takes up the difference).

@@ -1,0 +1,180 @@
+"""The configuration of a model, as transformers stores it beside the weights.
+
+Flat fields mirror `AttentionShape` and `ModelShape`, so that `config.json` reads like the shape; the
+arithmetic and the refusal of impossible shapes stay in `shapes.py`. After construction no shape field is
+None: what was left out has been resolved, so a stored configuration does not depend on the defaults of a
+later version.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig, PreTrainedConfig
+
+from .shapes import AttentionMechanism, AttentionShape, ModelShape, matched_feed_forward_dim
+
+logger = logging.getLogger(__name__)
+
+SHAPE_FIELDS = (
+    "hidden_size",
+    "query_heads",
+    "head_dim",
+    "key_value_heads",
+    "tied_heads",
+    "latent_heads",
+    "latent_dim",
+    "query_latent_dim",
+    "rope_dim",
+    "split_query_latent",
+    "low_rank_bias",
+    "output_gate",
+)
+
+# What transformers itself hands to a configuration, or finds in a stored one, beside the declared fields.
+LIBRARY_KEYWORDS = frozenset(
+    {
+        "attn_implementation",
+        "auto_map",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "quantization_config",
+        "torch_dtype",
+    }
+)
+
+
+@strict
+class RlExpConfig(PreTrainedConfig):
+    """Shape and options of an `RlExpForCausalLM`.
+
+    Raises ValueError for an impossible shape, an unknown mechanism, and a keyword that belongs to nobody
+    (with the nearest known name).
+    """
+
+    model_type = "rl-exp"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (a class attribute of transformers)
+    attribute_map = {  # noqa: RUF012
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "query_heads",
+        "intermediate_size": "feed_forward_dim",
+        "rms_norm_eps": "norm_epsilon",
+    }
+
+    attention: str = "gqa"
+    hidden_size: int = 256
+    layers: int = 4
+    query_heads: int = 4
+    head_dim: int = 64
+    key_value_heads: int | None = None
+    tied_heads: int | None = None
+    latent_heads: int | None = None
+    latent_dim: int | None = None
+    query_latent_dim: int | None = None
+    rope_dim: int | None = None
+    split_query_latent: bool = False
+    low_rank_bias: bool = False
+    output_gate: bool = False
+    zero_init_output: bool = (
+        False  # output projections of attention and feed-forward start at zero (MLRA, 2603.02188)
+    )
+    latent_scaling: bool = (
+        False  # latents times sqrt(hidden_size / width) after their norm (MLRA, 2603.02188)
+    )
+    feed_forward_dim: int | None = (
+        None  # None: matched to an MHA model whose feed-forward is 8/3 hidden_size wide
+    )
+    vocab_size: int = 4096
+    max_position_embeddings: int = 2048
+    rope_base: float = 10000.0
+    norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._refuse_unknown(kwargs)
+        allowed = [mechanism.value for mechanism in AttentionMechanism]
+        if self.attention not in allowed:
+            raise ValueError(
+                f"attention={self.attention!r} is unknown{_nearest(self.attention, allowed)}: "
+                f"use one of {', '.join(allowed)}"
+            )
+        self.attention = str(AttentionMechanism(self.attention).value)
+        shape = self.attention_shape()
+        for name in SHAPE_FIELDS:
+            setattr(self, name, getattr(shape, name))
+        if self.feed_forward_dim is None:
+            self.feed_forward_dim = matched_feed_forward_dim(
+                shape, _anchor_feed_forward_dim(self.hidden_size)
+            )
+        self.model_shape()
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from a stored dictionary; keys that another library added to `config.json` are kept."""
+        strangers = {name: value for name, value in config_dict.items() if not cls._knows(name)}
+        known = {name: value for name, value in config_dict.items() if name not in strangers}
+        built = super().from_dict(known, **kwargs)
+        config = built[0] if isinstance(built, tuple) else built
+        for name, value in strangers.items():
+            logger.warning("the stored configuration has the key %r, which rl-exp does not know", name)
+            setattr(config, name, value)
+        return built
+
+    def attention_shape(self) -> AttentionShape:
+        """The shape of one attention layer."""
+        return AttentionShape(
+            mechanism=AttentionMechanism(self.attention),
+            **{name: getattr(self, name) for name in SHAPE_FIELDS},
+        )
+
+    def model_shape(self) -> ModelShape:
+        """The shape of the whole decoder."""
+        assert self.feed_forward_dim is not None  # resolved in __post_init__
+        return ModelShape(
+            attention=self.attention_shape(),
+            layers=self.layers,
+            vocabulary_size=self.vocab_size,
+            feed_forward_dim=self.feed_forward_dim,
+            tie_embeddings=self.tie_word_embeddings,
+        )
+
+    @classmethod
+    def _knows(cls, name: str) -> bool:
+        return (
+            name.startswith("_")
+            or name in cls.__dataclass_fields__
+            or name in cls.attribute_map
+            or name in LIBRARY_KEYWORDS
+            or name in GenerationConfig._get_default_generation_params()
+        )
+
+    @classmethod
+    def _refuse_unknown(cls, keywords: dict[str, Any]) -> None:
+        for name in keywords:
+            if not cls._knows(name):
+                known = [*cls.__dataclass_fields__, *cls.attribute_map]
+                raise ValueError(
+                    f"{name}={keywords[name]!r} is not a setting of rl-exp models{_nearest(name, known)}"
+                )
+
+
+def _anchor_feed_forward_dim(hidden_size: int) -> int:
+    """8/3 of the hidden size, rounded up to a multiple of 8: the weights of an ungated feed-forward of 4 d."""
+    return -(-hidden_size * 8 // 3 // 8) * 8
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

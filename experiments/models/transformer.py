@@ -1,0 +1,179 @@
+"""The language model: a decoder and a head, as a transformers model (`from_pretrained`, `generate`, Auto
+classes).
+
+Legend: B batch, T time, V vocabulary, d hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Cache,
+    DynamicCache,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers import initialization as unless_loaded
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from .configuration import RlExpConfig
+from .decoder import Decoder
+from .initialisation import initialise
+from .masks import padded_to
+
+IGNORED_TARGET = -100  # targets with this value take no part in a loss
+
+
+class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
+    """A decoder-only language model with any of the attention mechanisms."""
+
+    config_class = RlExpConfig
+    base_model_prefix = "decoder"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]  # noqa: RUF012 (class attributes of transformers)
+    _tied_weights_keys = {"head.weight": "decoder.embedding.weight"}  # noqa: RUF012
+    _supports_sdpa = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: RlExpConfig) -> None:
+        super().__init__(config)
+        self.decoder = Decoder(config)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        document_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple:
+        """The interface of transformers. `labels` (B, T) are the input ids again: they are shifted here.
+
+        `attention_mask` is (B, T), or (B, cached + T) with a cache. `document_ids` (B, T) keep packed
+        documents apart.
+        """
+        if kwargs.pop("output_attentions", None):
+            raise ValueError(
+                "output_attentions=True is not available: fused attention never forms the weights"
+            )
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.training and self.is_gradient_checkpointing:
+            use_cache = False  # a recomputed layer would write its states twice
+        if use_cache and past_key_values is None and not torch.compiler.is_compiling():
+            past_key_values = DynamicCache(config=self.config)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        all_hidden_states: list[Tensor] | None = [] if output_hidden_states else None
+
+        hidden = self.decoder(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            document_ids=document_ids,
+            cache=past_key_values,
+            inputs_embeds=inputs_embeds,
+            all_hidden_states=all_hidden_states,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.head(hidden[:, kept] if logits_to_keep is not None else hidden)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values,
+            hidden_states=None if all_hidden_states is None else (*all_hidden_states, hidden),
+        )
+        return output if return_dict is None or return_dict else output.to_tuple()
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """Cross entropy in nats of the `targets` (B, T), which stand where they are predicted: nothing is
+        shifted.
+
+        The training entry: no cache, no copies of the logits. Targets of -100 are left out. `position_ids` (B
+        or 1, T) count from 0 along the row when None; `document_ids` (B, T) stop attention at document
+        borders. `reduction` is that of torch: "mean" over the targets that count, "sum", or "none" for (B,
+        T).
+        """
+        hidden = self.decoder(input_ids, position_ids=position_ids, document_ids=document_ids)
+        logits = self.head(hidden).flatten(0, 1)  # (B * T, V)
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            logits = logits.float()
+        losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED_TARGET, reduction=reduction)
+        return losses.view_as(targets) if reduction == "none" else losses
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.decoder.embedding = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.head = new_embeddings
+
+    @staticmethod
+    def create_masks_for_generate(
+        attention_mask: Tensor | None = None, past_key_values: Cache | None = None, **_: Any
+    ) -> Tensor | None:
+        """What `generate` passes on with a preallocated cache: the mask of real tokens, at its final width.
+
+        A fixed width keeps a compiled step from being compiled again for every token.
+        """
+        longest = past_key_values.get_max_length() if past_key_values is not None else -1
+        return padded_to(attention_mask, longest) if longest > 0 else attention_mask
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Weights that a checkpoint lacks, drawn from torch's global stream; training uses `initialise`."""
+        std = self.config.initializer_range
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.endswith("bias"):
+                unless_loaded.zeros_(parameter)
+            elif parameter.dim() == 1:
+                unless_loaded.ones_(parameter)
+            else:
+                unless_loaded.normal_(parameter, mean=0.0, std=std)
+        zeroed = getattr(module, "output", None)
+        if self.config.zero_init_output and isinstance(zeroed, nn.Linear):
+            unless_loaded.zeros_(zeroed.weight)
+
+
+def build_model(
+    config: RlExpConfig, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> RlExpForCausalLM:
+    """A new model whose initial weights come from `generator` alone."""
+    model = RlExpForCausalLM(config).to(dtype)
+    initialise(model, generator)
+    return model
+
+
+AutoConfig.register(RlExpConfig.model_type, RlExpConfig, exist_ok=True)
+AutoModelForCausalLM.register(RlExpConfig, RlExpForCausalLM, exist_ok=True)
