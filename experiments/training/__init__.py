@@ -1,0 +1,1 @@
+"""The parts of training loops: optimizers and schedules, evaluation, checkpoints."""

@@ -1,0 +1,60 @@
+"""Shell completion of overrides, read off the folders of conf/ and the schemas; no Hydra, so that it answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+CONF_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
+
+
+def group_options(command: str) -> dict[str, list[str]]:
+    """The config groups that a command's defaults list names, each with its options."""
+    text = (CONF_DIRECTORY / f"{command}.yaml").read_text(encoding="utf-8")
+    groups = {}
+    for path in sorted(entry for entry in CONF_DIRECTORY.iterdir() if entry.is_dir()):
+        options = sorted(file.stem for file in path.glob("*.yaml"))
+        if options and f"- {path.name}:" in text:
+            groups[path.name] = options
+    return groups
+
+
+def complete_override(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
+    """Completions of `group=option` and of keys.
+
+    bash breaks words at `=`: there `incomplete` is what follows the sign, and the key is the word before it.
+    """
+    command = ctx.info_name or ""
+    if not (CONF_DIRECTORY / f"{command}.yaml").exists():
+        return []
+    groups = group_options(command)
+    if incomplete == "=" or (args and args[-1] == "="):
+        key = args[-1] if incomplete == "=" else args[-2] if len(args) > 1 else ""
+        start = "" if incomplete == "=" else incomplete
+        return [option for option in groups.get(key, []) if option.startswith(start)]
+    key, sign, start = incomplete.partition("=")
+    if sign:
+        return [f"{key}={option}" for option in groups.get(key, []) if option.startswith(start)]
+    return [
+        name for name in [*(f"{group}=" for group in groups), *setting_keys(command)] if name.startswith(key)
+    ]
+
+
+def setting_keys(command: str) -> list[str]:
+    """`training.tokens=` and so on, from the command's schema."""
+    from conf.commands import COMMANDS
+
+    def walk(node: object, prefix: str) -> list[str]:
+        keys: list[str] = []
+        for name, value in vars(node).items():
+            if hasattr(value, "__dataclass_fields__"):
+                keys += walk(value, f"{prefix}{name}.")
+            else:
+                keys.append(f"{prefix}{name}=")
+        return keys
+
+    try:
+        return walk(COMMANDS[command].schema()(), "")
+    except (KeyError, TypeError, ValueError):
+        return []

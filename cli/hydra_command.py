@@ -1,0 +1,166 @@
+"""What all Hydra-configured commands share: their arguments, their pre-flight, the hand-over, the exit code.
+
+Exit codes: 0 done; 1 a run failed; 2 a mistake in the command; 130 interrupted (the same command continues).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from cli.completion import complete_override
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from conf.commands import Command
+    from conf.compose import Job
+
+# Hydra's own options that are handed through; those with a value take the next word.
+FLAGS = {"-m", "--multirun", "--resolve", "--hydra-help"}
+FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-dir", "-cd"}
+# Options that only print: no run follows them.
+PRINTING = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[OVERRIDES]... [-m] [--cfg job]",
+        help="Hydra overrides: key=value or group=option; with -m (--multirun) a sweep: key=a,b or 'key=range(0,3)'.",
+        autocompletion=complete_override,
+        show_default=False,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the resolved configuration, or a sweep's jobs, and do nothing."),
+]
+
+
+def settings(command: str, examples: list[str]) -> dict[str, Any]:
+    """Keyword arguments of `app.command` for a Hydra command: its options pass through, its help ends with examples."""
+    from cli.completion import group_options
+
+    groups = "\n".join(
+        f"- `{group}`: {', '.join(options)}" for group, options in group_options(command).items()
+    )
+    shown = "\n".join(f"    {example}" for example in examples)
+    return {
+        "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+        "epilog": f"**Config groups** (group=option)\n\n{groups}\n\n**Examples**\n\n```\n{shown}\n```\n\n"
+        "Hydra's own options: -m, --cfg job, --info, --hydra-help.",
+    }
+
+
+def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None, dry_run: bool) -> None:
+    """Check the command, hand it to Hydra, and exit with the code that the runs' status files justify."""
+    from conf.commands import COMMANDS
+    from conf.compose import UserError, plan_jobs
+
+    command = COMMANDS[name]
+    try:
+        flags, overrides = split_words(words or [])
+        multirun = "-m" in flags or "--multirun" in flags
+        if PRINTING & set(flags):
+            if multirun:
+                raise UserError("--cfg and --info show one job: use --dry-run to see the jobs of a sweep")
+            plan_jobs(command, overrides, multirun=False)
+            _call_hydra(command, task, flags, overrides)
+            return
+        jobs, multirun = plan_jobs(command, overrides, multirun=multirun)
+    except UserError as error:
+        fail(str(error))
+    if dry_run:
+        from cli.screens import show_plan
+
+        show_plan(command, jobs, multirun)
+        return
+    _run(command, task, flags, overrides, jobs, multirun)
+
+
+def split_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags and the overrides, whatever their order; Hydra 1.3 itself wants the flags first."""
+    from conf.compose import UserError, suggestion
+
+    flags, overrides = [], []
+    rest = iter(words)
+    for word in rest:
+        option, _, value = word.partition("=")
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif word in FLAGS:
+            flags.append(word)
+        elif option in FLAGS_WITH_VALUE:
+            value = value or next(rest, "")
+            if not value:
+                raise UserError(f"{option} needs a value, such as {option} job")
+            flags += [option, value]
+        else:
+            known = [*FLAGS, *FLAGS_WITH_VALUE, "--dry-run", "--help"]
+            raise UserError(f"{option} is no option of this command.{suggestion(option, known)}")
+    return flags, overrides
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one clear message to stderr and exit."""
+    typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def _run(
+    command: Command,
+    task: Callable[[DictConfig], Any],
+    flags: list[str],
+    overrides: list[str],
+    jobs: list[Job],
+    multirun: bool,
+) -> NoReturn:
+    from cli.screens import finish_sweep, start_sweep
+    from experiments.runs.run import RunState, read_status
+
+    output_dir = Path(jobs[0].config.output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(output_dir, os.W_OK):
+            raise PermissionError(f"{output_dir} is not writable")
+    except OSError as error:
+        fail(
+            f"output_dir={output_dir} cannot be used ({error}): name a folder that you may write, output_dir=PATH"
+        )
+    sweep_directory = start_sweep(command, jobs, overrides) if multirun else None
+    if sweep_directory is not None:
+        overrides = [f"hydra.sweep.dir={sweep_directory}", *overrides]
+        flags = flags if {"-m", "--multirun"} & set(flags) else ["-m", *flags]
+    try:
+        _call_hydra(command, task, flags, overrides)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command continues where it stopped", code=130)
+    if sweep_directory is not None:
+        raise typer.Exit(finish_sweep(command, jobs, sweep_directory))
+    status = read_status(output_dir / command.name / jobs[0].run_id) or {}
+    if status.get("state") == RunState.interrupted:
+        raise typer.Exit(130)
+    raise typer.Exit(0 if status.get("state") == RunState.finished else 1)
+
+
+def _call_hydra(
+    command: Command, task: Callable[[DictConfig], Any], flags: list[str], overrides: list[str]
+) -> None:
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    from conf.compose import CONF_DIRECTORY
+
+    command.schema()
+    GlobalHydra.instance().clear()
+    words, sys.argv = sys.argv, [f"rl-exp {command.name}", *flags, *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF_DIRECTORY), config_name=command.name)(task)()
+    finally:
+        sys.argv = words

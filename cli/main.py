@@ -1,0 +1,51 @@
+"""The `rl-exp` console script."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from cli import controlled, train
+
+HELP = """Run, measure and extend three papers from one command line: hardware-efficient attention, reward models as
+teachers, and beneficial reward errors.
+
+Every command takes Hydra overrides (key=value, group=option), runs a sweep with -m, shows its configuration with
+--cfg job, and what it would do with --dry-run."""
+
+app = typer.Typer(
+    name="rl-exp",
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("train", **train.SETTINGS)(train.train)
+app.command("controlled", **controlled.SETTINGS)(controlled.controlled)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"rl-exp {metadata.version('rl-exp')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""One job: from the composed configuration to a finished, failed or interrupted run directory."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from cli.screens import show_end, show_finished_before, show_start
+from conf.commands import COMMANDS
+from conf.compose import differences, plain, typed
+from experiments.runs.files import read_json
+from experiments.runs.identity import run_id
+from experiments.runs.run import RunBusy, RunState, open_run, read_status
+
+if TYPE_CHECKING:
+    from conf.commands import Command
+
+logger = logging.getLogger(__name__)
+
+
+def perform(name: str, composed: DictConfig) -> Any:
+    """Do the job unless it is done. A failure is recorded and told, never raised: a sweep goes on with its others."""
+    command, console = COMMANDS[name], Console()
+    config = typed(command, composed)
+    values = plain(composed)
+    identity = run_id(values)
+    output_dir = Path(config.output_dir)
+    directory = output_dir / name / identity
+    status = read_status(directory)
+    if status is not None and status["state"] == RunState.finished and not config.force:
+        show_finished_before(console, directory)
+        return _objective(directory)
+
+    special = differences(command, composed)
+    try:
+        with open_run(
+            output_dir=output_dir,
+            experiment=name,
+            run_id=identity,
+            seed=config.seed,
+            config=values,
+            config_yaml=OmegaConf.to_yaml(OmegaConf.create(values)),
+            overrides_yaml=OmegaConf.to_yaml(OmegaConf.create(special)),
+            tracking=values["tracking"] | {"step_name": command.step_name},
+            group=_sweep_name(),
+            force=config.force,
+            console=console,
+        ) as run:
+            show_start(run, special)
+            function = getattr(importlib.import_module(f"experiments.{name}"), name)
+            summary = function(config, run)
+            run.write_json("summary.json", summary)
+        show_end(console, directory)
+    except KeyboardInterrupt:
+        console.print(f"interrupted: {directory} can be continued by the same command")
+        raise
+    except RunBusy as error:
+        console.print(f"[red]error:[/] {error}", highlight=False)
+    except Exception as error:
+        _tell_failure(console, directory, error)
+    return _objective(directory)
+
+
+def _tell_failure(console: Console, directory: Path, error: Exception) -> None:
+    console.print(
+        f"[red]failed:[/] {error or type(error).__name__}", highlight=False, markup=True, soft_wrap=True
+    )
+    console.print(f"the full story: {directory / 'logs'}", highlight=False, soft_wrap=True)
+    if os.environ.get("RL_EXP_DEBUG"):
+        traceback.print_exception(error)
+
+
+def _objective(directory: Path) -> Any:
+    """What a sweeper such as optuna minimises: `objective` in the summary."""
+    path = directory / "summary.json"
+    return read_json(path).get("objective") if path.exists() else None
+
+
+def _sweep_name() -> str | None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return None
+    return Path(HydraConfig.get().sweep.dir).name
+
+
+def summarise(command: Command, directories: list[Path], sweep_directory: Path, console: Console) -> None:
+    """The experiment's own comparison of a sweep's finished runs, where it has one."""
+    module = importlib.import_module(f"experiments.{command.name}")
+    compare = getattr(module, "compare", None)
+    if compare is not None and directories:
+        compare(directories, sweep_directory, console)

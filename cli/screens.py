@@ -1,0 +1,132 @@
+"""What a user sees before and after runs and sweeps."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.runs.files import read_json, write_json
+from experiments.runs.identity import content_hash
+from experiments.runs.manifest import now
+from experiments.runs.run import Run, RunState, read_status
+
+if TYPE_CHECKING:
+    from conf.commands import Command
+    from conf.compose import Job
+
+
+def show_plan(command: Command, jobs: list[Job], multirun: bool) -> None:
+    """`--dry-run`: the resolved configuration of one job, or the list of a sweep's jobs and what is done already."""
+    from omegaconf import OmegaConf
+
+    from conf.compose import plain
+
+    console = Console()
+    if not multirun:
+        job = jobs[0]
+        print(OmegaConf.to_yaml(OmegaConf.create(plain(job.config))), end="")
+        console.print(f"# run {job.run_id}: {_state_of(command, job)}", highlight=False)
+        return
+    table = Table("job", "run id", "overrides", "state", title=f"rl-exp {command.name}: {len(jobs)} jobs")
+    for number, job in enumerate(jobs):
+        table.add_row(str(number), job.run_id, " ".join(job.overrides), _state_of(command, job))
+    console.print(table)
+
+
+def show_start(run: Run, special: dict[str, Any]) -> None:
+    """The first screen: id, what differs from the defaults, where output goes."""
+    console = run.console
+    again = f" (attempt {run.attempt})" if run.attempt > 1 else ""
+    console.rule(f"rl-exp {run.experiment} · run {run.id}{again}")
+    settings = "  ".join(f"{key}={value}" for key, value in special.items()) or "all defaults"
+    console.print(f"[bold]settings[/]  {settings}", highlight=False)
+    console.print(f"[bold]output[/]    {run.directory}", highlight=False, soft_wrap=True)
+
+
+def show_end(console: Console, directory: Path) -> None:
+    """The last screen: headline results, time, where things are, how to sync W&B."""
+    summary = read_json(directory / "summary.json")
+    numbers = {
+        key: value
+        for key, value in summary.items()
+        if isinstance(value, int | float | str) and key != "objective"
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for key, value in numbers.items():
+        table.add_row(
+            key,
+            f"{value:,.4g}"
+            if isinstance(value, float)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else value,
+        )
+    console.print(table)
+    console.print(f"[bold]results[/]   {directory}", highlight=False, soft_wrap=True)
+    offline = sorted(directory.glob("wandb/offline-run-*"))
+    if offline:
+        console.print(f"[bold]W&B[/]       wandb sync {offline[-1]}", highlight=False, soft_wrap=True)
+
+
+def show_finished_before(console: Console, directory: Path) -> None:
+    """A run that is asked for again."""
+    console.rule(f"run {directory.name} is finished already")
+    show_end(console, directory)
+    console.print("force=true starts it over", highlight=False)
+
+
+def start_sweep(command: Command, jobs: list[Job], overrides: list[str]) -> Path:
+    """Record the sweep and return its directory; the same jobs always have the same one."""
+    name = f"{command.name}-{content_hash(sorted(job.run_id for job in jobs), 10)}"
+    directory = Path(jobs[0].config.output_dir) / "sweeps" / name
+    record = {
+        "command": command.name,
+        "overrides": overrides,
+        "started": now(),
+        "jobs": [{"run_id": job.run_id, "overrides": list(job.overrides)} for job in jobs],
+    }
+    write_json(directory / "sweep.json", record)
+    console = Console()
+    done = sum(_state_of(command, job) == RunState.finished for job in jobs)
+    console.rule(f"rl-exp {command.name} · sweep {name}")
+    console.print(
+        f"{len(jobs)} jobs, {done} finished already; output in {directory}", highlight=False, soft_wrap=True
+    )
+    return directory
+
+
+def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path) -> int:
+    """Compare the finished runs, list what is not finished, and return the exit code."""
+    from cli.perform import summarise
+
+    console = Console()
+    runs = Path(jobs[0].config.output_dir) / command.name
+    states = [(job, read_status(runs / job.run_id) or {"state": "not started"}) for job in jobs]
+    finished = [runs / job.run_id for job, status in states if status["state"] == RunState.finished]
+    summarise(command, list(dict.fromkeys(finished)), sweep_directory, console)
+    failures = [(job, status) for job, status in states if status["state"] != RunState.finished]
+    console.print(f"[bold]sweep[/]     {sweep_directory}", highlight=False, soft_wrap=True)
+    if not failures:
+        return 0
+    table = Table(
+        "run id", "overrides", "state", "reason", title=f"{len(failures)} of {len(jobs)} jobs did not finish"
+    )
+    for job, status in failures:
+        table.add_row(job.run_id, " ".join(job.overrides), status["state"], str(status.get("reason", "")))
+    console.print(table)
+    return 1
+
+
+def _state_of(command: Command, job: Job) -> str:
+    directory = Path(job.config.output_dir) / command.name / job.run_id
+    status = read_status(directory)
+    return "new" if status is None else str(status["state"])
+
+
+def elapsed(seconds: float) -> str:
+    """`75` as `1:15`."""
+    return time.strftime("%H:%M:%S" if seconds >= 3600 else "%M:%S", time.gmtime(seconds))

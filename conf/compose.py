@@ -1,0 +1,242 @@
+"""One pre-flight for every command: overrides in, checked jobs out, or one clear message.
+
+Hydra composes; this module finds what Hydra lets pass (unknown keys behind `+`, impossible combinations) and says what
+was probably meant. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.commands import Command
+from experiments.runs.identity import run_id
+
+CONF_DIRECTORY = Path(__file__).resolve().parent
+
+
+class UserError(Exception):
+    """A mistake of the user: one message with the value, what is allowed and how to mend it. Exit code 2."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One composed and checked job: what a single run or one point of a sweep will do."""
+
+    overrides: tuple[str, ...]
+    config: DictConfig  # without Hydra's own node
+    run_id: str
+
+
+def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tuple[list[Job], bool]:
+    """Compose and check every job that `overrides` ask for; the second value says whether Hydra will run a sweep.
+
+    Raises UserError for anything that a user can mend. A sweeper that chooses its points while it runs (optuna) has
+    no jobs to list beforehand: its first point is checked.
+    """
+    parsed = _parse(overrides)
+    _refuse_deletions(parsed)
+    _check_groups(parsed, command)
+    swept = [override for override in parsed if override.is_sweep_override()]
+    if swept and not multirun:
+        base = _compose(command, [_first_choice(override) for override in parsed], hydra=True)
+        if base.hydra.mode is None or base.hydra.mode.name != "MULTIRUN":
+            raise UserError(f"{swept[0].input_line} is a sweep: add -m (--multirun) to run all its jobs")
+    single = [_first_choice(override) for override in parsed]
+    first = _compose(command, [text for text in single if _is_group(text)], hydra=True)
+    _check_keys(parsed, first)
+    full = _compose(command, single, hydra=True)
+    multirun = multirun or (full.hydra.mode is not None and full.hydra.mode.name == "MULTIRUN")
+    if not multirun:
+        return [_checked_job(command, overrides)], False
+    if "BasicSweeper" not in str(full.hydra.sweeper.get("_target_", "")):
+        return [_checked_job(command, single)], True
+    params = full.hydra.sweeper.get("params") or {}
+    given = {override.key_or_group for override in parsed}
+    from_config = [f"{key}={value}" for key, value in params.items() if key not in given]
+    return [_checked_job(command, list(job)) for job in expand([*from_config, *overrides])], True
+
+
+def expand(overrides: list[str]) -> list[tuple[str, ...]]:
+    """The grid of a sweep in the order of Hydra's basic sweeper: the last swept key moves fastest."""
+    grid: list[tuple[str, ...]] = [()]
+    for override in _parse(overrides):
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            choices = [f"{key}={text}" for text in _sweep_texts(override)]
+        else:
+            choices = [override.input_line or ""]
+        grid = [(*job, choice) for job in grid for choice in choices]
+    return grid
+
+
+def typed(command: Command, config: DictConfig) -> Any:
+    """The composed configuration as the command's dataclass. UserError for stray keys and impossible values."""
+    schema = OmegaConf.structured(command.schema())
+    try:
+        merged = OmegaConf.merge(schema, OmegaConf.to_container(config, resolve=True))
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as JSON-able values; enums by name."""
+    container = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items() if key != "hydra"}
+
+
+def differences(command: Command, config: DictConfig) -> dict[str, Any]:
+    """Flat keys whose values are not those of the command without overrides: what is special about a run."""
+    defaults = flatten(plain(_compose(command, [])))
+    return {key: value for key, value in flatten(plain(config)).items() if defaults.get(key, ...) != value}
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def config_groups() -> dict[str, list[str]]:
+    """Config groups and their options, as the folders of conf/ have them."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted(CONF_DIRECTORY.rglob("*.yaml")):
+        group = path.parent.relative_to(CONF_DIRECTORY).as_posix()
+        if group != ".":
+            groups.setdefault(group, []).append(path.stem)
+    return groups
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """` Did you mean x?`, or nothing where nothing is near."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    if not near:  # the last part may be right and its place wrong
+        near = [key for key in known if key.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]][:3]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _parse(overrides: list[str]) -> list[Override]:
+    parsed = []
+    for text in overrides:
+        if "=" not in text and not text.startswith("~"):
+            raise UserError(f"{text!r} is no override: write key=value, such as seed=1 or attention=gla")
+        try:
+            parsed.extend(OverridesParser.create().parse_overrides([text]))
+        except HydraException as error:
+            raise UserError(
+                f"{text!r} could not be read: {_first_line(error)} (quote values with odd characters)"
+            ) from error
+    return parsed
+
+
+def _refuse_deletions(parsed: list[Override]) -> None:
+    for override in parsed:
+        if override.type is OverrideType.DEL:
+            raise UserError(
+                f"{override.input_line}: a setting cannot be deleted; set it to a value, or to null where allowed"
+            )
+
+
+def _check_groups(parsed: list[Override], command: Command) -> None:
+    groups = config_groups()
+    for override in parsed:
+        options = groups.get(override.key_or_group)
+        if options is None:
+            continue
+        for text in _sweep_texts(override) if override.is_sweep_override() else [str(override.value())]:
+            if text not in options:
+                raise UserError(
+                    f"{override.key_or_group}={text} does not exist: use one of {', '.join(options)}."
+                    + suggestion(text, options)
+                )
+
+
+def _check_keys(parsed: list[Override], composed: DictConfig) -> None:
+    groups = config_groups()
+    flat = flatten(plain(composed))
+    known = [*flat, *{key.rsplit(".", depth)[0] for key in flat for depth in range(1, key.count(".") + 1)}]
+    for override in parsed:
+        key = override.key_or_group
+        if key in groups or key in known or key.startswith("hydra"):
+            continue
+        parent = OmegaConf.select(composed, key.rsplit(".", 1)[0]) if "." in key else None
+        if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
+            continue  # a free mapping takes any key
+        names = [*known, *(group for group in groups if OmegaConf.select(composed, group) is not None)]
+        raise UserError(
+            f"{key} is no setting of this command.{suggestion(key, names)} (--cfg job prints all)"
+        )
+
+
+def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> DictConfig:
+    command.schema()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(CONF_DIRECTORY), version_base="1.3"):
+            return compose(config_name=command.name, overrides=overrides, return_hydra_config=hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error)) from error
+
+
+def _checked_job(command: Command, overrides: list[str]) -> Job:
+    config = _compose(command, overrides)
+    typed(command, config)
+    return Job(tuple(overrides), config, run_id(plain(config)))
+
+
+def _sweep_texts(override: Override) -> list[str]:
+    if override.key_or_group in config_groups() and override.is_glob_sweep():
+        glob = override.value()
+        return list(glob.filter(config_groups()[override.key_or_group]))  # type: ignore[union-attr]
+    try:
+        return [str(text) for text in override.sweep_string_iterator()]
+    except HydraException as error:
+        raise UserError(f"{override.input_line}: {_first_line(error)}") from error
+
+
+def _first_choice(override: Override) -> str:
+    if not override.is_sweep_override():
+        return override.input_line or ""
+    texts = _sweep_texts(override)
+    if not texts:
+        raise UserError(f"{override.input_line} matches nothing: there is no job to run")
+    return f"{override.get_key_element()}={texts[0]}"
+
+
+def _is_group(text: str) -> bool:
+    return text.lstrip("+").split("=", 1)[0].split("@", 1)[0] in config_groups()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = next((line for line in lines if line.startswith("full_key:")), "")
+    first = lines[0] if lines else type(error).__name__
+    return f"{where.removeprefix('full_key: ')}: {first}" if where else first
+
+
+def _explain(error: BaseException) -> str:
+    cause = error.__cause__
+    if cause is not None and str(cause):
+        return f"{_first_line(error)}: {_first_line(cause)}"
+    return _first_line(error)

@@ -1,0 +1,55 @@
+"""What every experiment's configuration has: seed, device, output, tracking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class WandbMode(Enum):
+    """`auto`: WANDB_MODE where it is set, online where the user is logged in, offline elsewhere."""
+
+    auto = "auto"
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+class Device(Enum):
+    """Where tensors live. `auto` takes a CUDA device where there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases; `metrics.jsonl` is written in any case."""
+
+    mode: WandbMode = WandbMode.auto
+    project: str = "rl-exp"
+    group: str | None = None  # null: a sweep's jobs share the sweep's id
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunConfig:
+    """Fields that every command has. `output_dir`, `force` and `tracking` are not part of a run's identity."""
+
+    seed: int = 0
+    device: Device = Device.auto
+    threads: int | None = None  # null: torch's default; the last bits of a sum depend on it
+    output_dir: str = "outputs"
+    force: bool = False  # start over, although the run is finished or can be continued
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} is impossible: use 0 or a positive integer")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(
+                f"threads={self.threads} is impossible: use 1 or more, or null for torch's default"
+            )
+        if not self.output_dir:
+            raise ValueError("output_dir is empty: name a folder, such as outputs")

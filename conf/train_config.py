@@ -1,0 +1,221 @@
+"""The schema of `rl-exp train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+
+from hydra.core.config_store import ConfigStore
+
+from conf.data_config import DataConfig, TokenizerConfig
+from conf.run_config import RunConfig
+from experiments.models.shapes import (
+    LATENT,
+    AttentionMechanism,
+    AttentionShape,
+    ModelShape,
+    matched_feed_forward_dim,
+)
+
+
+class Precision(Enum):
+    """Arithmetic of the training step; weights and optimizer state stay fp32."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class OptimizerName(Enum):
+    """`muon`: torch's Muon for the matrices of the blocks, AdamW for embeddings and norms."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
+@dataclass
+class AttentionConfig:
+    """One attention mechanism. null asks for the paper's default: see experiments/models/shapes.py."""
+
+    mechanism: AttentionMechanism = AttentionMechanism.gqa
+    key_value_heads: int | None = None  # GQA, tied_key_value: default 4
+    tied_heads: int | None = None  # GTA: default 4
+    latent_heads: int | None = None  # GLA: default 2
+    latent_dim: int | None = None  # width of one latent head; default 4 head_dim (MLA), 2 head_dim (GLA)
+    query_latent_dim: int | None = None  # rank of the query projection; default 8 head_dim
+    rope_dim: int | None = None  # separate rotated key; default head_dim / 2
+    split_query_latent: bool = False  # the paper's GLA_q
+    low_rank_bias: bool | None = None  # null: as the model size says
+    output_gate: bool = False
+    zero_init_output: bool = False
+    latent_scaling: bool = False  # multiply latents by sqrt(hidden_size / latent_dim)
+
+
+@dataclass
+class ModelConfig:
+    """A size: the block that all mechanisms share."""
+
+    layers: int = 4
+    hidden_size: int = 128
+    query_heads: int = 8
+    head_dim: int = 16
+    anchor_feed_forward_dim: int = 344  # of the MHA model, which fixes the parameter count
+    feed_forward_dim: int | None = None  # null: matched, so that every mechanism has the anchor's parameters
+    published_feed_forward_dims: dict[str, int] = field(
+        default_factory=dict
+    )  # mechanism -> width in the paper
+    latent_rope_dim: int | None = None  # rope_dim of MLA and GLA where the paper departs from head_dim / 2
+    low_rank_bias: bool = False
+    rope_base: float = 10000.0
+    norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    tie_embeddings: bool = True
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW (betas and decay of the paper, appendix B.1), or Muon with AdamW for what is no matrix."""
+
+    name: OptimizerName = OptimizerName.adamw
+    learning_rate: float = 3e-3  # AdamW's: all weights, or under Muon embeddings and norms
+    muon_learning_rate: float = 2e-2
+    muon_momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    warmup_share: float = 0.05  # of all steps
+    final_learning_rate_share: float = 0.01  # cosine to 1 % of the peak
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "muon_learning_rate", "gradient_clip", "epsilon"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} is impossible: it must be positive")
+        for name in ("beta1", "beta2", "muon_momentum", "warmup_share", "final_learning_rate_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"optimizer.{name}={getattr(self, name)} is impossible: it must be in [0, 1)"
+                )
+        if self.weight_decay < 0:
+            raise ValueError(
+                f"optimizer.weight_decay={self.weight_decay} is impossible: it must be 0 or more"
+            )
+
+
+@dataclass
+class TrainingConfig:
+    """How long, in what batches, and what is looked at on the way."""
+
+    tokens: int = 1_000_000
+    sequence_length: int = 128
+    batch_size: int = 16  # sequences per optimizer step
+    accumulation: int = 1  # forward and backward passes per optimizer step; divides batch_size
+    precision: Precision = Precision.fp32
+    compile: bool = False
+    mask_documents: bool = False  # attention stays within a document
+    evaluate_every_tokens: int = 250_000
+    evaluation_tokens: int = 50_000  # per held-out set; the last evaluation uses final_evaluation_tokens
+    final_evaluation_tokens: int = 200_000
+    checkpoint_every_tokens: int = 250_000
+    keep_checkpoints: int = 2
+    samples: int = 2  # texts sampled at the end
+    sample_tokens: int = 60
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, least = getattr(self, item.name), 0 if item.name in ("samples", "sample_tokens") else 1
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
+                raise ValueError(f"training.{item.name}={value} is impossible: it must be at least {least}")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"training.accumulation={self.accumulation} does not divide training.batch_size={self.batch_size}"
+            )
+        if self.tokens < self.tokens_per_step:
+            raise ValueError(
+                f"training.tokens={self.tokens} is less than one step of batch_size x sequence_length = "
+                f"{self.tokens_per_step} tokens: raise tokens or make the batch smaller"
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch_size * self.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.tokens // self.tokens_per_step
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """`rl-exp train`: one language model, one attention mechanism, one text."""
+
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.model_shape(vocabulary_size=256)  # raises ValueError for an impossible shape
+
+    def attention_shape(self) -> AttentionShape:
+        """The attention layer that the configuration describes, every number resolved."""
+        attention, model = self.attention, self.model
+        rope_dim = attention.rope_dim
+        if rope_dim is None and attention.mechanism in LATENT:
+            rope_dim = model.latent_rope_dim
+        low_rank_bias = model.low_rank_bias if attention.low_rank_bias is None else attention.low_rank_bias
+        return AttentionShape(
+            mechanism=attention.mechanism,
+            hidden_size=model.hidden_size,
+            query_heads=model.query_heads,
+            head_dim=model.head_dim,
+            key_value_heads=attention.key_value_heads,
+            tied_heads=attention.tied_heads,
+            latent_heads=attention.latent_heads,
+            latent_dim=attention.latent_dim,
+            query_latent_dim=attention.query_latent_dim,
+            rope_dim=rope_dim,
+            split_query_latent=attention.split_query_latent,
+            low_rank_bias=low_rank_bias and attention.mechanism in LATENT,
+            output_gate=attention.output_gate,
+        )
+
+    def model_shape(self, vocabulary_size: int) -> ModelShape:
+        """The whole model; its feed-forward is as given, else as published, else matched to the MHA anchor."""
+        shape, model = self.attention_shape(), self.model
+        published = model.published_feed_forward_dims.get(self._published_name())
+        width = model.feed_forward_dim or published
+        if width is None:
+            width = matched_feed_forward_dim(shape, model.anchor_feed_forward_dim)
+        return ModelShape(
+            attention=shape,
+            layers=model.layers,
+            vocabulary_size=vocabulary_size,
+            feed_forward_dim=width,
+            tie_embeddings=model.tie_embeddings,
+        )
+
+    def _published_name(self) -> str:
+        """`gla_q` for the split-query version; a shape that departs from the paper's has no published width."""
+        attention = self.attention
+        name = "gla_q" if attention.split_query_latent else str(attention.mechanism)
+        departs = any(
+            getattr(attention, item) is not None
+            for item in (
+                "key_value_heads",
+                "tied_heads",
+                "latent_heads",
+                "latent_dim",
+                "query_latent_dim",
+                "rope_dim",
+            )
+        )
+        return "" if departs or attention.output_gate else name
+
+
+ConfigStore.instance().store(name="train_schema", node=TrainConfig)

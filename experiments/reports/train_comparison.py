@@ -1,0 +1,145 @@
+"""What a sweep of `rl-exp train` ends with: a table, and perplexity against cache bytes."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from experiments.reports.style import MECHANISM_COLOURS, figure_style, save_figure
+from experiments.runs.files import read_json, write_json
+
+# Set by the choice of a mechanism or size: saying the choice is enough.
+FOLLOWS_FROM_CHOICE = ("attention.", "model.")
+
+
+@dataclass
+class Arm:
+    """Runs that differ in their seed only."""
+
+    label: str
+    mechanism: str
+    summaries: list[dict[str, Any]] = field(default_factory=list)
+
+    def mean(self, name: str) -> float:
+        """Mean over seeds."""
+        return statistics.fmean(summary[name] for summary in self.summaries)
+
+    def spread(self, name: str) -> float | None:
+        """Standard deviation over seeds; None with one seed."""
+        values = [summary[name] for summary in self.summaries]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+def compare_training_runs(runs: list[Path], sweep_directory: Path, console: Console) -> None:
+    """Print the table of a sweep's finished runs, and write comparison.json and figures/perplexity_against_cache."""
+    arms = gather_arms(runs)
+    sets = [key.split("/")[1] for key in arms[0].summaries[0] if key.endswith("/perplexity")]
+    console.print(comparison_table(arms, sets))
+    rows = [
+        {"arm": arm.label, "mechanism": arm.mechanism, "seeds": len(arm.summaries)}
+        | {name: arm.mean(name) for name, value in arm.summaries[0].items() if isinstance(value, int | float)}
+        for arm in arms
+    ]
+    write_json(sweep_directory / "comparison.json", {"runs": [run.name for run in runs], "arms": rows})
+    if len({arm.mean("cache_bytes_per_token_per_layer") for arm in arms}) > 1:
+        figure = draw_perplexity_against_cache(arms, sets, sweep_directory / "figures")
+        console.print(f"[bold]figure[/]    {figure}", highlight=False, soft_wrap=True)
+
+
+def gather_arms(runs: list[Path]) -> list[Arm]:
+    """Group runs by what differs between them, the seed left aside; smallest cache last."""
+    settings = [_settings(run) for run in runs]
+    varying = sorted(
+        key
+        for key in set().union(*settings)
+        if key != "seed" and len({str(setting.get(key)) for setting in settings}) > 1
+    )
+    shown = [key for key in varying if not key.startswith(FOLLOWS_FROM_CHOICE)]
+    arms: dict[tuple[str, ...], Arm] = {}
+    for run, setting in zip(runs, settings, strict=True):
+        summary = read_json(run / "summary.json")
+        mechanism = summary["mechanism"]
+        parts = [f"{key.rsplit('.', 1)[-1]}={setting.get(key, 'default')}" for key in shown]
+        parts += [
+            f"{key.removeprefix('attention.')}={setting[key]}"
+            for key in varying
+            if key.startswith(FOLLOWS_FROM_CHOICE) and key in setting and key != "attention.mechanism"
+        ]
+        identity = tuple(str(setting.get(key)) for key in varying)
+        arm = arms.setdefault(identity, Arm(" ".join([mechanism.upper(), *parts]), mechanism))
+        arm.summaries.append(summary)
+    return sorted(arms.values(), key=lambda arm: -arm.mean("cache_bytes_per_token_per_layer"))
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    loaded = OmegaConf.to_container(OmegaConf.load(run / "overrides.yaml"))
+    assert isinstance(loaded, dict)
+    return {str(key): value for key, value in loaded.items()}
+
+
+def comparison_table(arms: list[Arm], sets: list[str]) -> Table:
+    """One row per arm: parameters, cache, perplexity per held-out set, speed."""
+    table = Table(title="held-out perplexity (mean ± standard deviation over seeds)", title_justify="left")
+    table.add_column("attention")
+    table.add_column("parameters", justify="right")
+    table.add_column("cache bytes per token\nand layer (bf16)", justify="right")
+    for name in sets:
+        table.add_column(f"perplexity\n{name}", justify="right")
+    table.add_column("training\ntokens/s", justify="right")
+    table.add_column("seeds", justify="right")
+    for arm in arms:
+        cells = [
+            arm.label,
+            f"{arm.mean('parameters'):,.0f}",
+            f"{arm.mean('cache_bytes_per_token_per_layer'):,.0f}",
+        ]
+        for name in sets:
+            spread = arm.spread(f"eval/{name}/perplexity")
+            cells.append(
+                f"{arm.mean(f'eval/{name}/perplexity'):.2f}"
+                + (f" ± {spread:.2f}" if spread is not None else "")
+            )
+        table.add_row(*cells, f"{arm.mean('tokens_per_second'):,.0f}", str(len(arm.summaries)))
+    return table
+
+
+def draw_perplexity_against_cache(arms: list[Arm], sets: list[str], directory: Path) -> Path:
+    """One panel per held-out set; each arm a point with its spread over seeds."""
+    import matplotlib.pyplot as plt
+
+    with figure_style():
+        figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.4), squeeze=False)
+        for axis, name in zip(axes[0], sets, strict=True):
+            for arm in arms:
+                x, y = arm.mean("cache_bytes_per_token_per_layer"), arm.mean(f"eval/{name}/perplexity")
+                axis.errorbar(
+                    x,
+                    y,
+                    yerr=arm.spread(f"eval/{name}/perplexity"),
+                    fmt="o",
+                    capsize=3,
+                    color=MECHANISM_COLOURS.get(arm.mechanism, "black"),
+                )
+                axis.annotate(arm.label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+            axis.set_xscale("log", base=2)
+            axis.margins(x=0.2, y=0.15)
+            axis.set_xlabel("cache bytes per token and layer (bf16)")
+            axis.set_ylabel("held-out perplexity")
+            axis.set_title(name.replace("_", " "))
+        seeds = sorted({len(arm.summaries) for arm in arms})
+        count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        bars = "; bars: standard deviation over seeds" if seeds[-1] > 1 else ""
+        figure.text(
+            0.5,
+            0.0,
+            f"n = {count} seed{'s' if count != '1' else ''} per point{bars}",
+            ha="center",
+            fontsize=8,
+        )
+        return save_figure(figure, directory / "perplexity_against_cache")

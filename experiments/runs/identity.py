@@ -1,0 +1,26 @@
+"""Names that follow from content: canonical JSON, short hashes, run ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# What does not change a run's numbers does not change its name.
+NOT_IDENTITY = ("tracking", "output_dir", "force", "hydra")
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no white space, so that equal values have equal texts. NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+
+
+def content_hash(value: object, digits: int = 16) -> str:
+    """The first hexadecimal digits of the SHA-256 of `value`'s canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits: the same for a single run and for the same job of any sweep under any launcher."""
+    return content_hash({key: value for key, value in config.items() if key not in NOT_IDENTITY}, digits=10)

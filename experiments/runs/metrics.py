@@ -1,0 +1,120 @@
+"""Metric sinks: a JSONL file that is always written, and W&B beside it. A metric's name is a path: `train/loss`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from experiments.runs.files import finite
+
+logger = logging.getLogger(__name__)
+
+
+class MetricSink(Protocol):
+    """Where rows of metrics go."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Record one row."""
+
+    def close(self, *, exit_code: int, summary: Mapping[str, Any]) -> None:
+        """Finish; nothing may be written afterwards."""
+
+
+class JsonlSink:
+    """`metrics.jsonl`: one JSON object a line, flushed line by line. This is the record of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream = path.open("a", encoding="utf-8")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps(finite(dict(row))) + "\n")
+        self._stream.flush()
+
+    def position(self) -> int:
+        """Bytes written so far: a checkpoint keeps this, and a resumed run cuts the file back to it."""
+        return self._stream.tell()
+
+    def cut_back_to(self, position: int) -> None:
+        """Drop the rows after `position`, which belong to steps that a resumed run will take again."""
+        size = self.path.stat().st_size
+        if size < position:
+            raise ValueError(
+                f"{self.path} is shorter ({size} bytes) than its checkpoint says ({position}): rows were lost"
+            )
+        self._stream.truncate(position)
+        self._stream.seek(position)
+
+    def close(self, *, exit_code: int = 0, summary: Mapping[str, Any] | None = None) -> None:
+        self._stream.close()
+
+
+class WandbSink:
+    """A W&B run, offline unless the user is logged in or asks. It may fail at any time without ending the run."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        mode: str,
+        project: str,
+        run_id: str,
+        name: str,
+        group: str | None,
+        job_type: str,
+        tags: list[str],
+        config: Mapping[str, Any],
+        step_name: str,
+    ) -> None:
+        import wandb
+
+        # A dead run of this process would swallow our rows: `init` returns it as it is. Always start a new one.
+        settings = wandb.Settings(
+            silent=True, console="off", reinit="finish_previous", disable_git=True, x_disable_stats=False
+        )
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self._run = wandb.init(
+            dir=str(directory),
+            mode=mode,  # type: ignore[arg-type]
+            project=project,
+            id=run_id,
+            resume="allow" if mode == "online" else None,
+            name=name,
+            group=group,
+            job_type=job_type,
+            tags=tags,
+            config=dict(config),
+            settings=settings,
+        )
+        self._run.define_metric(step_name)
+        self._run.define_metric("*", step_metric=step_name)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._run.log({key: value for key, value in row.items() if key != "time"})
+
+    def write_media(self, media: Mapping[str, Any]) -> None:
+        """Log W&B objects (tables, images) that a JSONL line cannot hold."""
+        self._run.log(dict(media))
+
+    def close(self, *, exit_code: int = 0, summary: Mapping[str, Any] | None = None) -> None:
+        for key, value in (summary or {}).items():
+            if isinstance(value, int | float | str):
+                self._run.summary[key] = value
+        self._run.finish(exit_code=exit_code)
+
+
+def choose_wandb_mode(asked: str) -> str:
+    """`auto` means WANDB_MODE where it is set, online where the user is logged in, offline elsewhere."""
+    if asked != "auto":
+        return asked
+    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
+        return os.environ["WANDB_MODE"]
+    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    logged_in = "WANDB_API_KEY" in os.environ
+    if not logged_in and netrc.is_file():
+        logged_in = "api.wandb.ai" in netrc.read_text(encoding="utf-8", errors="replace")
+    return "online" if logged_in else "offline"

@@ -1,0 +1,363 @@
+"""One run: its directory, status, log, metrics, seeds and artifacts, from the first screen to the last.
+
+    outputs/<experiment>/<run id>/
+        config.yaml  overrides.yaml  manifest.json  status.json  metrics.jsonl  summary.json
+        checkpoints/  figures/  logs/attempt_<n>.log  wandb/
+
+`status.json` says running, finished, failed or interrupted, with a heartbeat. A finished run is never computed twice;
+an interrupted one is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments.runs.artifacts import ArtifactStore
+from experiments.runs.files import read_json, write_json, write_text
+from experiments.runs.identity import content_hash
+from experiments.runs.manifest import describe_environment, now
+from experiments.runs.metrics import JsonlSink, WandbSink, choose_wandb_mode
+from experiments.runs.seeds import SeedStreams
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5.0
+
+
+class RunState(StrEnum):
+    """What `status.json` says of a run."""
+
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    interrupted = "interrupted"
+
+
+class RunBusy(RuntimeError):
+    """Another process is working on this run."""
+
+
+class Run:
+    """What an experiment is given besides its configuration. Made by `open_run`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        run_id: str,
+        experiment: str,
+        seed: int,
+        artifacts: ArtifactStore,
+        console: Console,
+        attempt: int,
+    ) -> None:
+        self.directory = directory
+        self.id = run_id
+        self.experiment = experiment
+        self.seeds = SeedStreams(seed)
+        self.artifacts = artifacts
+        self.console = console
+        self.attempt = attempt
+        self.checkpoints = directory / "checkpoints"
+        self.figures = directory / "figures"
+        self.stop_requested = False
+        self._finishes_steps = False
+        self._metrics = JsonlSink(directory / "metrics.jsonl")
+        self._wandb: WandbSink | None = None
+        self._last_heartbeat = 0.0
+        self.manifest: dict[str, Any] = {}
+
+    # Metrics ---------------------------------------------------------------------------------------------------
+
+    def log(self, metrics: Mapping[str, Any], **position: int | float) -> None:
+        """Record a row: metric paths to numbers, and where on the x-axis it stands (`tokens=...` or `step=...`)."""
+        row = {"time": round(time.time(), 3), **position, **metrics}
+        self._metrics.write(row)
+        self._to_wandb("write", row)
+        self.heartbeat()
+
+    def log_media(self, media: Mapping[str, Any]) -> None:
+        """Send W&B tables or images; they are not part of the JSONL record."""
+        self._to_wandb("write_media", media)
+
+    def metrics_position(self) -> int:
+        """How far `metrics.jsonl` has been written, for a checkpoint."""
+        return self._metrics.position()
+
+    def resume_metrics(self, position: int) -> None:
+        """Drop the rows that came after the checkpoint which recorded `position`."""
+        self._metrics.cut_back_to(position)
+
+    def _to_wandb(self, method: str, payload: Mapping[str, Any]) -> None:
+        if self._wandb is None:
+            return
+        try:
+            getattr(self._wandb, method)(payload)
+        except Exception:
+            logger.warning("W&B failed and is left out from here on; metrics.jsonl goes on", exc_info=True)
+            self._wandb = None
+
+    # Progress and status ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def progress(self, description: str, total: int, completed: int = 0) -> Iterator[RunProgress]:
+        """A progress bar with time left: `with run.progress("training", steps) as bar: bar.advance(1, loss="3.1")`."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=not self.console.is_terminal) as bar:
+            task = bar.add_task(description, total=total, completed=completed, details="")
+            yield RunProgress(self, bar, task)
+
+    def heartbeat(self) -> None:
+        """Say in `status.json` that the run is alive, at most every few seconds."""
+        if time.monotonic() - self._last_heartbeat >= HEARTBEAT_SECONDS:
+            self._last_heartbeat = time.monotonic()
+            self.write_status(RunState.running)
+
+    def write_status(self, state: RunState, **facts: Any) -> None:
+        """Replace `status.json`."""
+        status = {"state": state, "heartbeat": now(), "pid": os.getpid(), "attempt": self.attempt, **facts}
+        write_json(self.directory / "status.json", status)
+
+    @contextmanager
+    def finishing_steps(self) -> Iterator[None]:
+        """Inside, a first Ctrl-C or SIGTERM only sets `stop_requested`: the loop saves and raises KeyboardInterrupt."""
+        self._finishes_steps = True
+        try:
+            yield
+        finally:
+            self._finishes_steps = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._finishes_steps and not self.stop_requested:
+            self.stop_requested = True
+            self.console.print("stopping: finishing this step and saving (again to stop at once)")
+            return
+        raise KeyboardInterrupt
+
+    # Files -----------------------------------------------------------------------------------------------------
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file into the run directory, whole or not at all."""
+        write_json(self.directory / name, value)
+        return self.directory / name
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file into the run directory, whole or not at all."""
+        write_text(self.directory / name, text)
+        return self.directory / name
+
+    def add_to_manifest(self, **facts: Any) -> None:
+        """Record facts that became known during the run: data fingerprints, device, parameters."""
+        self.manifest.update(facts)
+        write_json(self.directory / "manifest.json", self.manifest)
+
+    def start_wandb(self, config: Mapping[str, Any], tracking: Mapping[str, Any], group: str | None) -> None:
+        """Open the W&B sink as `tracking` asks; a failure is a warning."""
+        mode = choose_wandb_mode(str(tracking["mode"]))
+        if mode == "disabled":
+            return
+        try:
+            self._wandb = WandbSink(
+                self.directory,
+                mode=mode,
+                project=str(tracking["project"]),
+                run_id=self.id,
+                name=f"{self.experiment}-{self.id}",
+                group=tracking.get("group") or group,
+                job_type=self.experiment,
+                tags=list(tracking.get("tags") or []),
+                config=config,
+                step_name=str(tracking["step_name"]),
+            )
+        except Exception as error:
+            logger.warning("W&B could not start", exc_info=True)
+            self.console.print(
+                f"[yellow]W&B could not start ({error}); metrics.jsonl is written all the same[/]"
+            )
+
+    def close(self, state: RunState, summary: Mapping[str, Any], **facts: Any) -> None:
+        """End the run in `state`: manifest and sinks first, the status last."""
+        self.add_to_manifest(ended=now(), exit_reason=facts.get("reason", str(state)))
+        self._metrics.close()
+        sink, self._wandb = self._wandb, None
+        if sink is not None:
+            try:
+                sink.close(exit_code=0 if state is RunState.finished else 1, summary=summary)
+            except Exception:
+                logger.warning("W&B could not be finished", exc_info=True)
+        self.write_status(state, **facts)
+
+
+class RunProgress:
+    """A bar that also keeps the run's heartbeat."""
+
+    def __init__(self, run: Run, bar: Progress, task: Any) -> None:
+        self._run, self._bar, self._task = run, bar, task
+
+    def advance(self, steps: int = 1, **details: object) -> None:
+        """Move on by `steps`; `details` are shown beside the bar (`loss="3.1"`)."""
+        text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in details.items())
+        fields = {"details": text} if details else {}
+        self._bar.update(self._task, advance=steps, **fields)
+        self._run.heartbeat()
+
+    def print(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(text)
+
+
+def read_status(directory: Path) -> dict[str, Any] | None:
+    """The status of a run directory, or None where there is none; a damaged file counts as `failed`."""
+    try:
+        return dict(read_json(directory / "status.json"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        return {"state": RunState.failed, "reason": str(error)}
+
+
+@contextmanager
+def open_run(
+    *,
+    output_dir: Path,
+    experiment: str,
+    run_id: str,
+    seed: int,
+    config: Mapping[str, Any],
+    config_yaml: str,
+    overrides_yaml: str,
+    tracking: Mapping[str, Any],
+    group: str | None = None,
+    force: bool = False,
+    console: Console | None = None,
+) -> Iterator[Run]:
+    """Take a run directory, and leave it finished, failed or interrupted.
+
+    Raises RunBusy when another process has it. `force` clears what an earlier attempt left. The body's exceptions
+    pass through after they have been recorded; its summary is what it writes as `summary.json`.
+    """
+    directory = output_dir / experiment / run_id
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunBusy(
+            f"run {run_id} is being worked on by another process: see {directory / 'status.json'}"
+        ) from None
+    try:
+        if force:
+            _clear(directory)
+        for name in ("checkpoints", "figures", "logs"):
+            (directory / name).mkdir(exist_ok=True)
+        attempt = 1 + len(list((directory / "logs").glob("attempt_*.log")))
+        write_text(directory / "config.yaml", config_yaml)
+        write_text(directory / "overrides.yaml", overrides_yaml)
+        run = Run(
+            directory,
+            run_id=run_id,
+            experiment=experiment,
+            seed=seed,
+            artifacts=ArtifactStore(output_dir / "artifacts"),
+            console=console or Console(),
+            attempt=attempt,
+        )
+        run.write_status(RunState.running)
+        identity = {
+            "run_id": run_id,
+            "experiment": experiment,
+            "seed": seed,
+            "attempt": attempt,
+            "started": now(),
+        }
+        run.add_to_manifest(**identity, config_hash=content_hash(config), **describe_environment())
+        with _logging_to(directory / "logs" / f"attempt_{attempt}.log"), _signals_to(run):
+            run.start_wandb(config, tracking, group)
+            yield from _guarded(run)
+    finally:
+        lock.release()
+
+
+def _guarded(run: Run) -> Iterator[Run]:
+    try:
+        yield run
+    except KeyboardInterrupt:
+        logger.info("interrupted")
+        run.close(RunState.interrupted, {}, reason="interrupted by a signal; the same command continues it")
+        raise
+    except BaseException as error:
+        logger.exception("the run failed")
+        run.close(RunState.failed, {}, reason=f"{type(error).__name__}: {error}")
+        raise
+    summary_path = run.directory / "summary.json"
+    run.close(RunState.finished, read_json(summary_path) if summary_path.exists() else {})
+
+
+def _clear(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if entry.name == ".lock":
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def _signals_to(run: Run) -> Iterator[None]:
+    # Python allows signal handlers in the main thread only; a launcher may run jobs elsewhere.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, run._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

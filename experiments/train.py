@@ -1,0 +1,297 @@
+"""`rl-exp train`: pretrain a small language model with one attention mechanism on real text.
+
+    rl-exp train attention=gla model=tiny seed=1
+
+Method. One text, tokenised once and shared by all runs, is packed into blocks and read in a seeded order. The model is
+a Llama-shaped decoder whose attention is MHA, MQA, GQA, GTA, MLA or GLA; its feed-forward is widened until every
+mechanism has the parameters of the MHA model (Hardware-Efficient Attention, appendix B.1). Held-out perplexity is
+measured on several sets. A run that is cut off continues from its last checkpoint, bit for bit (fp32 on CPU).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from conf.train_config import TrainConfig
+from experiments.data.corpus import TokenisedCorpus, prepare_corpus
+from experiments.data.packing import PackedSequences
+from experiments.models.configuration import RlExpConfig
+from experiments.models.initialisation import initialise
+from experiments.models.transformer import RlExpForCausalLM
+from experiments.reports.train_comparison import compare_training_runs
+from experiments.runs.run import Run
+from experiments.training.checkpoints import load_latest_checkpoint, save_checkpoint
+from experiments.training.device import arithmetic, prepare_device
+from experiments.training.evaluation import held_out_loss
+from experiments.training.optimizers import OptimizerGroup, build_optimizer, clip_gradients
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, run: Run) -> dict[str, Any]:
+    """Train, evaluate, save; returns the summary of the run."""
+    device = prepare_device(config.device.value, config.threads)
+    corpus = prepare_corpus_for(config, run)
+    model = build_model(config, corpus, run).to(device)
+    training, shape = config.training, config.model_shape(len(corpus.tokenizer))
+    optimizer = build_optimizer(model, steps=training.steps, **optimizer_settings(config))
+    sequences = PackedSequences(
+        corpus.tokens, corpus.offsets, training.sequence_length, seed=run.seeds.integer("data")
+    )
+    cache_bytes = 2 * shape.attention.cached_elements()
+    facts = {
+        "parameters": shape.parameters(),
+        "feed_forward_dim": shape.feed_forward_dim,
+        "cache_bytes_per_token_per_layer": cache_bytes,
+        "training_flops_per_token": shape.training_flops_per_token(),
+        "corpus": corpus.address,
+        "corpus_tokens": len(corpus.tokens),
+        "unigram_entropy": corpus.unigram_entropy,
+        "device": str(device),
+    }
+    run.add_to_manifest(**facts)
+    run.console.print(
+        f"[bold]model[/]     {config.attention.mechanism}  {shape.parameters():,} parameters, feed-forward "
+        f"{shape.feed_forward_dim}, cache {cache_bytes:,} bytes (bf16) per token and layer\n"
+        f"[bold]text[/]      {len(corpus.tokens):,} tokens, vocabulary {len(corpus.tokenizer):,}, unigram entropy "
+        f"{corpus.unigram_entropy:.2f} nats; {training.steps:,} steps of {training.tokens_per_step:,} tokens on {device}",
+        highlight=False,
+    )
+
+    step, seconds = resume(run, model, optimizer)
+    loss_function = torch.compile(model.loss) if training.compile else model.loss
+    if step == 0:
+        log_evaluation(config, run, model, corpus, step, device, training.evaluation_tokens)
+
+    with run.finishing_steps(), run.progress("training", training.steps, completed=step) as bar:
+        started, first_step = time.perf_counter(), step
+        while step < training.steps:
+            # One optimizer step: `accumulation` passes over equal parts of the batch.
+            inputs, targets = sequences.batch(step * training.batch_size, training.batch_size)[:2]
+            loss = torch.zeros((), device=device)
+            for part in range(training.accumulation):
+                rows = slice(
+                    part * training.batch_size // training.accumulation,
+                    (part + 1) * training.batch_size // training.accumulation,
+                )
+                with arithmetic(device, training.precision.value):
+                    part_loss = (
+                        loss_function(inputs[rows].to(device), targets[rows].to(device))
+                        / training.accumulation
+                    )
+                part_loss.backward()
+                loss += part_loss.detach()
+            gradient_norm = clip_gradients(model, config.optimizer.gradient_clip)
+            refuse_non_finite(run, step, loss, gradient_norm, optimizer.learning_rate)
+            learning_rate = optimizer.learning_rate
+            optimizer.step()
+            step += 1
+
+            # Once in a while: log, evaluate, save.
+            tokens = step * training.tokens_per_step
+            rate = (step - first_step) * training.tokens_per_step / (time.perf_counter() - started)
+            bar.advance(1, loss=f"{float(loss):.3f}", tokens_per_second=f"{rate:,.0f}")
+            if step % 10 == 0 or step == training.steps:
+                row = {"train/loss": float(loss), "train/gradient_norm": float(gradient_norm)}
+                row |= {"train/learning_rate": learning_rate, "train/tokens_per_second": round(rate, 1)}
+                run.log(row, tokens=tokens, step=step)
+            if (
+                due(training.evaluate_every_tokens, tokens, training.tokens_per_step)
+                and step < training.steps
+            ):
+                log_evaluation(config, run, model, corpus, step, device, training.evaluation_tokens)
+            save = due(training.checkpoint_every_tokens, tokens, training.tokens_per_step)
+            if save or run.stop_requested or step == training.steps:
+                elapsed = seconds + time.perf_counter() - started
+                save_state(run, step, model, optimizer, elapsed, keep=training.keep_checkpoints)
+            if run.stop_requested:
+                raise KeyboardInterrupt
+        seconds += time.perf_counter() - started
+
+    losses = log_evaluation(config, run, model, corpus, step, device, training.final_evaluation_tokens)
+    samples = sample_texts(config, run, model, corpus)
+    save_model(run.directory / "model", model, corpus)
+    return {
+        "mechanism": str(config.attention.mechanism),
+        **{
+            name: facts[name]
+            for name in ("parameters", "cache_bytes_per_token_per_layer", "feed_forward_dim")
+        },
+        **losses,
+        "unigram_perplexity": math.exp(corpus.unigram_entropy),
+        "tokens": step * training.tokens_per_step,
+        "tokens_per_second": step * training.tokens_per_step / max(seconds, 1e-9),
+        "training_seconds": seconds,
+        "samples": samples,
+        "objective": losses[f"eval/{next(iter(corpus.held_out))}/loss"],
+    }
+
+
+def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
+    """The end of a sweep: table and figure of perplexity against cache bytes."""
+    compare_training_runs(runs, sweep_directory, console)
+
+
+def prepare_corpus_for(config: TrainConfig, run: Run) -> TokenisedCorpus:
+    """The tokenised text that the configuration describes, made once and shared."""
+    with run.progress("preparing the text", 1) as bar:
+        corpus = prepare_corpus(run.artifacts, config.data, config.tokenizer)
+        bar.advance(1)
+    return corpus
+
+
+def build_model(config: TrainConfig, corpus: TokenisedCorpus, run: Run) -> RlExpForCausalLM:
+    """A freshly initialised model; its weights depend on the seed's stream `initialisation` only."""
+    shape, attention, size = config.model_shape(len(corpus.tokenizer)), config.attention_shape(), config.model
+    model = RlExpForCausalLM(
+        RlExpConfig(
+            attention=str(attention.mechanism),
+            hidden_size=attention.hidden_size,
+            layers=shape.layers,
+            query_heads=attention.query_heads,
+            head_dim=attention.head_dim,
+            key_value_heads=attention.key_value_heads,
+            tied_heads=attention.tied_heads,
+            latent_heads=attention.latent_heads,
+            latent_dim=attention.latent_dim,
+            query_latent_dim=attention.query_latent_dim,
+            rope_dim=attention.rope_dim,
+            split_query_latent=attention.split_query_latent,
+            low_rank_bias=attention.low_rank_bias,
+            output_gate=attention.output_gate,
+            zero_init_output=config.attention.zero_init_output,
+            latent_scaling=config.attention.latent_scaling,
+            feed_forward_dim=shape.feed_forward_dim,
+            vocab_size=len(corpus.tokenizer),
+            max_position_embeddings=max(2048, config.training.sequence_length),
+            rope_base=size.rope_base,
+            norm_epsilon=size.norm_epsilon,
+            initializer_range=size.initializer_range,
+            tie_word_embeddings=size.tie_embeddings,
+            bos_token_id=corpus.tokenizer.bos_token_id,
+            eos_token_id=corpus.tokenizer.eos_token_id,
+            pad_token_id=corpus.tokenizer.pad_token_id,
+        )
+    )
+    initialise(model, run.seeds.torch("initialisation"))
+    return model
+
+
+def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
+    """The arguments of `build_optimizer` that come from the configuration."""
+    optimizer = config.optimizer
+    names = (
+        "learning_rate",
+        "muon_learning_rate",
+        "muon_momentum",
+        "beta1",
+        "beta2",
+        "epsilon",
+        "weight_decay",
+        "warmup_share",
+        "final_learning_rate_share",
+    )
+    return {"name": optimizer.name.value} | {name: getattr(optimizer, name) for name in names}
+
+
+def due(every: int, tokens: int, tokens_per_step: int) -> bool:
+    """Whether the step that ended at `tokens` crossed a multiple of `every`."""
+    return tokens // every > (tokens - tokens_per_step) // every
+
+
+def resume(run: Run, model: RlExpForCausalLM, optimizer: OptimizerGroup) -> tuple[int, float]:
+    """Continue from the newest whole checkpoint: returns its step and the seconds trained so far, or zeros."""
+    state = load_latest_checkpoint(run.checkpoints)
+    if state is None:
+        run.resume_metrics(0)
+        return 0, 0.0
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(state["model"][name])
+    optimizer.restore(state["optimizer"])
+    run.resume_metrics(state["metrics_position"])
+    run.console.print(f"continuing after step {state['step']:,}", highlight=False)
+    return state["step"], state["seconds"]
+
+
+def save_state(
+    run: Run, step: int, model: RlExpForCausalLM, optimizer: OptimizerGroup, seconds: float, *, keep: int
+) -> None:
+    """Everything that the next step depends on. The data order needs no state: it is a function of seed and step."""
+    state = {
+        "step": step,
+        "seconds": seconds,
+        "metrics_position": run.metrics_position(),
+        "model": dict(model.named_parameters()),
+        "optimizer": optimizer.state(),
+    }
+    save_checkpoint(run.checkpoints, step, state, keep=keep)
+
+
+def refuse_non_finite(
+    run: Run, step: int, loss: torch.Tensor, gradient_norm: torch.Tensor, rate: float
+) -> None:
+    """Stop before an update that would destroy the weights."""
+    if bool(torch.isfinite(loss)) and bool(torch.isfinite(gradient_norm)):
+        return
+    raise FloatingPointError(
+        f"step {step}: loss {float(loss)}, gradient norm {float(gradient_norm)} at learning rate {rate:.3g}; the weights "
+        f"were not updated. Lower optimizer.learning_rate or raise optimizer.warmup_share, then run again with force=true"
+    )
+
+
+def log_evaluation(
+    config: TrainConfig,
+    run: Run,
+    model: RlExpForCausalLM,
+    corpus: TokenisedCorpus,
+    step: int,
+    device: torch.device,
+    most_tokens: int,
+) -> dict[str, float]:
+    """Held-out loss on every set: `eval/<set>/loss`, `/perplexity`, `/bits_per_byte`."""
+    training, row = config.training, {}
+    for name, held_out in corpus.held_out.items():
+        batches = held_out.batches(training.sequence_length, training.batch_size, most_tokens)
+        result = held_out_loss(model, batches, device=device, precision=training.precision.value)
+        row[f"eval/{name}/loss"] = result.nats_per_token
+        row[f"eval/{name}/perplexity"] = result.perplexity
+        row[f"eval/{name}/bits_per_byte"] = result.bits_per_byte(held_out.tokens_per_byte)
+    run.log(row, tokens=step * training.tokens_per_step, step=step)
+    return row
+
+
+def sample_texts(
+    config: TrainConfig, run: Run, model: RlExpForCausalLM, corpus: TokenisedCorpus
+) -> list[str]:
+    """A few texts from the trained model, each from its own seed."""
+    tokenizer, count = corpus.tokenizer, config.training.samples
+    if count == 0 or config.training.sample_tokens == 0:
+        return []
+    start = torch.full((count, 1), tokenizer.bos_token_id, device=next(model.parameters()).device)
+    with torch.random.fork_rng(), torch.no_grad():  # generate() draws from the global stream only
+        torch.manual_seed(run.seeds.integer("sampling"))
+        tokens = model.generate(
+            start,
+            attention_mask=torch.ones_like(start),
+            do_sample=True,
+            temperature=0.8,
+            max_new_tokens=config.training.sample_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    run.write_text("samples.txt", "\n---\n".join(texts) + "\n")
+    return texts
+
+
+def save_model(directory: Path, model: RlExpForCausalLM, corpus: TokenisedCorpus) -> None:
+    """Model and tokenizer in the layout of transformers: `from_pretrained(directory)` reads it."""
+    model.save_pretrained(directory)
+    corpus.tokenizer.save_pretrained(directory)

@@ -1,0 +1,53 @@
+"""Held-out loss of a language model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from experiments.training.device import arithmetic
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Mean negative log-likelihood over `tokens` predicted tokens, in nats per token."""
+
+    nats_per_token: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss: comparable between models with one tokenizer only."""
+        return math.exp(self.nats_per_token)
+
+    def bits_per_byte(self, tokens_per_byte: float) -> float:
+        """The loss on a scale that does not depend on the tokenizer."""
+        return self.nats_per_token * tokens_per_byte / math.log(2)
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    device: torch.device,
+    precision: str,
+) -> HeldOutLoss:
+    """Mean loss of `model.loss` over batches of (inputs, targets) [B, T]; sums are kept in fp64."""
+    was_training = model.training
+    model.eval()
+    total, tokens = 0.0, 0
+    for inputs, targets in batches:
+        with arithmetic(device, precision):
+            loss = model.loss(inputs.to(device), targets.to(device))
+        count = int((targets >= 0).sum())
+        total += float(loss) * count
+        tokens += count
+    model.train(was_training)
+    if tokens == 0:
+        raise ValueError("a held-out set is empty: there is nothing to evaluate")
+    return HeldOutLoss(total / tokens, tokens)
