@@ -1,0 +1,112 @@
+import dataclasses
+
+import pytest
+import torch
+from decode_cases import MECHANISMS, decode_case, oracle, small_shape
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.decoding.attention import attend
+
+KERNELS = ("reference",)
+
+
+def run(case, kernel):
+    return attend(case.shape, case.queries, case.layer, case.lengths, kernel=kernel)
+
+
+def assert_matches_oracle(case, kernel, tolerance=2e-5):
+    outputs = run(case, kernel)
+    assert outputs.dtype == torch.float32
+    assert outputs.shape == (*case.queries.shape[:3], case.shape.absorbed_value_dim)
+    torch.testing.assert_close(outputs.double(), oracle(case), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("query_length", [1, 2, 4])
+def test_ragged_batches_match_the_oracle(kernel, mechanism, query_length):
+    """Lengths 0 and 1, shorter than the query length, off the page grid; pages scrambled, unused slots NaN."""
+    case = decode_case(small_shape(mechanism), [37, 0, 1, 16, 3, 150], query_length=query_length, page_size=16)
+    assert_matches_oracle(case, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("page_size", [1, 2, 7, 64, 500])
+def test_page_size_does_not_change_the_result(kernel, page_size):
+    case = decode_case(small_shape("gta"), [130, 5], query_length=2, page_size=page_size)
+    assert_matches_oracle(case, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_bf16_storage_is_widened_exactly(kernel, mechanism):
+    """The oracle reads the same rounded rows, so only the arithmetic's own rounding is left."""
+    case = decode_case(small_shape(mechanism), [70, 2, 33], query_length=2, dtype=torch.bfloat16)
+    assert_matches_oracle(case, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_extreme_logits_neither_overflow_nor_vanish(kernel, mechanism):
+    case = decode_case(small_shape(mechanism), [90, 300], query_length=2, scale=1e4)
+    assert_matches_oracle(case, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_batch_without_tokens_gives_zeros(kernel):
+    case = decode_case(small_shape("mla"), [0, 0], query_length=3)
+    assert run(case, kernel).eq(0).all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_queries_before_the_first_token_give_zeros(kernel):
+    case = decode_case(small_shape("gqa"), [2], query_length=4)
+    outputs = run(case, kernel)
+    assert outputs[:, :2].eq(0).all()
+    assert outputs[:, 2:].ne(0).any()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_shape_matches_the_oracle(kernel, data):
+    mechanism = data.draw(st.sampled_from(MECHANISMS))
+    heads = data.draw(st.integers(1, 3))
+    group = data.draw(st.sampled_from([1, 2, 3, 5, 6, 8, 17]))
+    head_dim = 2 * data.draw(st.integers(1, 24))
+    fields = {}
+    if mechanism in ("gta", "mla", "gla"):
+        fields["rope_dim"] = 2 * data.draw(st.integers(1, head_dim // 2))
+    if mechanism in ("mla", "gla"):
+        fields["latent_dim"] = data.draw(st.integers(1, 70))
+    lengths = data.draw(st.lists(st.integers(0, 90), min_size=1, max_size=4))
+    query_length = data.draw(st.integers(1, 5))
+    page_size = data.draw(st.integers(1, 70))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    shape = small_shape(mechanism, heads * group, head_dim, heads, **fields)
+    case = decode_case(shape, lengths, query_length=query_length, page_size=page_size, dtype=dtype)
+    assert_matches_oracle(case, kernel)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": torch.zeros(1, 1, 4, 15)}, "do not fit gqa"),
+        ({"queries": torch.zeros(2, 1, 4, 16)}, "1 sequences"),
+        ({"shape": small_shape("gta")}, "which caches 72"),
+        (
+            {"lengths": torch.zeros(2, dtype=torch.int32), "queries": torch.zeros(2, 1, 4, 16)},
+            "page table of 1",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(change, message):
+    case = dataclasses.replace(decode_case(small_shape("gqa"), [3]), **change)
+    with pytest.raises(ValueError, match=message):
+        run(case, "reference")
+
+
+def test_an_unknown_kernel_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="reference, cpu"):
+        run(decode_case(small_shape("gqa"), [3]), "cuda")
