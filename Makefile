@@ -3,10 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check clean help
+.PHONY: help install install-dev demo test lint types clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -19,5 +19,22 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-install: $(VENV)/.installed  ## make the virtual environment (core packages)
-install-dev: $(VENV)/.installed-dev  ## make the virtual environment (core and development packages)
+install: $(VENV)/.installed  ## make the virtual environment: what a user needs
+
+install-dev: $(VENV)/.installed-dev  ## make the virtual environment: what a developer needs
+
+demo: $(VENV)/.installed  ## the main job on the embedded text: five attention mechanisms compared
+	$(BIN)/rl-exp train -m attention=mha,gqa,gta,mla,gla
+
+test: $(VENV)/.installed-dev lint types  ## everything that CI checks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+lint: $(VENV)/.installed-dev  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev  ## mypy, strict where it counts
+	$(BIN)/mypy
+
+clean:  ## remove caches; runs in outputs/ stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

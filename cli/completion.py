@@ -1,4 +1,4 @@
-"""Shell completion of overrides, read off the folders of conf/ and the schemas; no Hydra, so that it answers at once."""
+"""Shell completion of overrides, read off the folders and schemas of conf/: nothing is composed, so it is quick."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def complete_override(ctx: typer.Context, args: list[str], incomplete: str) -> l
     key, sign, start = incomplete.partition("=")
     if sign:
         return [f"{key}={option}" for option in groups.get(key, []) if option.startswith(start)]
-    return [
-        name for name in [*(f"{group}=" for group in groups), *setting_keys(command)] if name.startswith(key)
-    ]
+    return [name for name in [*(f"{group}=" for group in groups), *setting_keys(command)] if name.startswith(key)]
 
 
 def setting_keys(command: str) -> list[str]:

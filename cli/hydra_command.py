@@ -46,9 +46,7 @@ def settings(command: str, examples: list[str]) -> dict[str, Any]:
     """Keyword arguments of `app.command` for a Hydra command: its options pass through, its help ends with examples."""
     from cli.completion import group_options
 
-    groups = "\n".join(
-        f"- `{group}`: {', '.join(options)}" for group, options in group_options(command).items()
-    )
+    groups = "\n".join(f"- `{group}`: {', '.join(options)}" for group, options in group_options(command).items())
     shown = "\n".join(f"    {example}" for example in examples)
     return {
         "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
@@ -130,9 +128,7 @@ def _run(
         if not os.access(output_dir, os.W_OK):
             raise PermissionError(f"{output_dir} is not writable")
     except OSError as error:
-        fail(
-            f"output_dir={output_dir} cannot be used ({error}): name a folder that you may write, output_dir=PATH"
-        )
+        fail(f"output_dir={output_dir} cannot be used ({error}): name a folder that you may write, output_dir=PATH")
     sweep_directory = start_sweep(command, jobs, overrides) if multirun else None
     if sweep_directory is not None:
         overrides = [f"hydra.sweep.dir={sweep_directory}", *overrides]
@@ -149,9 +145,7 @@ def _run(
     raise typer.Exit(0 if status.get("state") == RunState.finished else 1)
 
 
-def _call_hydra(
-    command: Command, task: Callable[[DictConfig], Any], flags: list[str], overrides: list[str]
-) -> None:
+def _call_hydra(command: Command, task: Callable[[DictConfig], Any], flags: list[str], overrides: list[str]) -> None:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import controlled, train
+from cli import train
 
 HELP = """Run, measure and extend three papers from one command line: hardware-efficient attention, reward models as
 teachers, and beneficial reward errors.
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("train", **train.SETTINGS)(train.train)
-app.command("controlled", **controlled.SETTINGS)(controlled.controlled)
+# app.command("controlled", **controlled.SETTINGS)(controlled.controlled)
 
 
 def _print_version(value: bool) -> None:

@@ -69,9 +69,7 @@ def perform(name: str, composed: DictConfig) -> Any:
 
 
 def _tell_failure(console: Console, directory: Path, error: Exception) -> None:
-    console.print(
-        f"[red]failed:[/] {error or type(error).__name__}", highlight=False, markup=True, soft_wrap=True
-    )
+    console.print(f"[red]failed:[/] {error or type(error).__name__}", highlight=False, markup=True, soft_wrap=True)
     console.print(f"the full story: {directory / 'logs'}", highlight=False, soft_wrap=True)
     if os.environ.get("RL_EXP_DEBUG"):
         traceback.print_exception(error)

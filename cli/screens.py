@@ -51,19 +51,13 @@ def show_end(console: Console, directory: Path) -> None:
     """The last screen: headline results, time, where things are, how to sync W&B."""
     summary = read_json(directory / "summary.json")
     numbers = {
-        key: value
-        for key, value in summary.items()
-        if isinstance(value, int | float | str) and key != "objective"
+        key: value for key, value in summary.items() if isinstance(value, int | float | str) and key != "objective"
     }
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for key, value in numbers.items():
         table.add_row(
             key,
-            f"{value:,.4g}"
-            if isinstance(value, float)
-            else f"{value:,}"
-            if isinstance(value, int)
-            else value,
+            f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value,
         )
     console.print(table)
     console.print(f"[bold]results[/]   {directory}", highlight=False, soft_wrap=True)
@@ -93,9 +87,7 @@ def start_sweep(command: Command, jobs: list[Job], overrides: list[str]) -> Path
     console = Console()
     done = sum(_state_of(command, job) == RunState.finished for job in jobs)
     console.rule(f"rl-exp {command.name} · sweep {name}")
-    console.print(
-        f"{len(jobs)} jobs, {done} finished already; output in {directory}", highlight=False, soft_wrap=True
-    )
+    console.print(f"{len(jobs)} jobs, {done} finished already; output in {directory}", highlight=False, soft_wrap=True)
     return directory
 
 
@@ -112,9 +104,7 @@ def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path) -> in
     console.print(f"[bold]sweep[/]     {sweep_directory}", highlight=False, soft_wrap=True)
     if not failures:
         return 0
-    table = Table(
-        "run id", "overrides", "state", "reason", title=f"{len(failures)} of {len(jobs)} jobs did not finish"
-    )
+    table = Table("run id", "overrides", "state", "reason", title=f"{len(failures)} of {len(jobs)} jobs did not finish")
     for job, status in failures:
         table.add_row(job.run_id, " ".join(job.overrides), status["state"], str(status.get("reason", "")))
     console.print(table)

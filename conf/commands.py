@@ -1,4 +1,4 @@
-"""The commands that Hydra configures: name, schema, x-axis of the metrics. Light: schemas are imported when asked for."""
+"""The commands that Hydra configures: name, schema, x-axis. Light: a schema is imported when it is asked for."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -184,9 +184,7 @@ def _check_keys(parsed: list[Override], composed: DictConfig) -> None:
         if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
             continue  # a free mapping takes any key
         names = [*known, *(group for group in groups if OmegaConf.select(composed, group) is not None)]
-        raise UserError(
-            f"{key} is no setting of this command.{suggestion(key, names)} (--cfg job prints all)"
-        )
+        raise UserError(f"{key} is no setting of this command.{suggestion(key, names)} (--cfg job prints all)")
 
 
 def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> DictConfig:
@@ -206,9 +204,9 @@ def _checked_job(command: Command, overrides: list[str]) -> Job:
 
 
 def _sweep_texts(override: Override) -> list[str]:
-    if override.key_or_group in config_groups() and override.is_glob_sweep():
-        glob = override.value()
-        return list(glob.filter(config_groups()[override.key_or_group]))  # type: ignore[union-attr]
+    value = override.value()
+    if isinstance(value, Glob):
+        return list(value.filter(config_groups().get(override.key_or_group, [])))
     try:
         return [str(text) for text in override.sweep_string_iterator()]
     except HydraException as error:

@@ -48,8 +48,6 @@ class RunConfig:
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} is impossible: use 0 or a positive integer")
         if self.threads is not None and self.threads < 1:
-            raise ValueError(
-                f"threads={self.threads} is impossible: use 1 or more, or null for torch's default"
-            )
+            raise ValueError(f"threads={self.threads} is impossible: use 1 or more, or null for torch's default")
         if not self.output_dir:
             raise ValueError("output_dir is empty: name a folder, such as outputs")

@@ -60,9 +60,7 @@ class ModelConfig:
     head_dim: int = 16
     anchor_feed_forward_dim: int = 344  # of the MHA model, which fixes the parameter count
     feed_forward_dim: int | None = None  # null: matched, so that every mechanism has the anchor's parameters
-    published_feed_forward_dims: dict[str, int] = field(
-        default_factory=dict
-    )  # mechanism -> width in the paper
+    published_feed_forward_dims: dict[str, int] = field(default_factory=dict)  # mechanism -> width in the paper
     latent_rope_dim: int | None = None  # rope_dim of MLA and GLA where the paper departs from head_dim / 2
     low_rank_bias: bool = False
     rope_base: float = 10000.0
@@ -93,13 +91,9 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)} is impossible: it must be positive")
         for name in ("beta1", "beta2", "muon_momentum", "warmup_share", "final_learning_rate_share"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"optimizer.{name}={getattr(self, name)} is impossible: it must be in [0, 1)"
-                )
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} is impossible: it must be in [0, 1)")
         if self.weight_decay < 0:
-            raise ValueError(
-                f"optimizer.weight_decay={self.weight_decay} is impossible: it must be 0 or more"
-            )
+            raise ValueError(f"optimizer.weight_decay={self.weight_decay} is impossible: it must be 0 or more")
 
 
 @dataclass

@@ -42,9 +42,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     model = build_model(config, corpus, run).to(device)
     training, shape = config.training, config.model_shape(len(corpus.tokenizer))
     optimizer = build_optimizer(model, steps=training.steps, **optimizer_settings(config))
-    sequences = PackedSequences(
-        corpus.tokens, corpus.offsets, training.sequence_length, seed=run.seeds.integer("data")
-    )
+    sequences = PackedSequences(corpus.tokens, corpus.offsets, training.sequence_length, seed=run.seeds.integer("data"))
     cache_bytes = 2 * shape.attention.cached_elements()
     facts = {
         "parameters": shape.parameters(),
@@ -61,7 +59,8 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         f"[bold]model[/]     {config.attention.mechanism}  {shape.parameters():,} parameters, feed-forward "
         f"{shape.feed_forward_dim}, cache {cache_bytes:,} bytes (bf16) per token and layer\n"
         f"[bold]text[/]      {len(corpus.tokens):,} tokens, vocabulary {len(corpus.tokenizer):,}, unigram entropy "
-        f"{corpus.unigram_entropy:.2f} nats; {training.steps:,} steps of {training.tokens_per_step:,} tokens on {device}",
+        f"{corpus.unigram_entropy:.2f} nats\n"
+        f"[bold]training[/]  {training.steps:,} steps of {training.tokens_per_step:,} tokens on {device}",
         highlight=False,
     )
 
@@ -82,10 +81,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
                     (part + 1) * training.batch_size // training.accumulation,
                 )
                 with arithmetic(device, training.precision.value):
-                    part_loss = (
-                        loss_function(inputs[rows].to(device), targets[rows].to(device))
-                        / training.accumulation
-                    )
+                    part_loss = loss_function(inputs[rows].to(device), targets[rows].to(device)) / training.accumulation
                 part_loss.backward()
                 loss += part_loss.detach()
             gradient_norm = clip_gradients(model, config.optimizer.gradient_clip)
@@ -102,10 +98,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
                 row = {"train/loss": float(loss), "train/gradient_norm": float(gradient_norm)}
                 row |= {"train/learning_rate": learning_rate, "train/tokens_per_second": round(rate, 1)}
                 run.log(row, tokens=tokens, step=step)
-            if (
-                due(training.evaluate_every_tokens, tokens, training.tokens_per_step)
-                and step < training.steps
-            ):
+            if due(training.evaluate_every_tokens, tokens, training.tokens_per_step) and step < training.steps:
                 log_evaluation(config, run, model, corpus, step, device, training.evaluation_tokens)
             save = due(training.checkpoint_every_tokens, tokens, training.tokens_per_step)
             if save or run.stop_requested or step == training.steps:
@@ -120,10 +113,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     save_model(run.directory / "model", model, corpus)
     return {
         "mechanism": str(config.attention.mechanism),
-        **{
-            name: facts[name]
-            for name in ("parameters", "cache_bytes_per_token_per_layer", "feed_forward_dim")
-        },
+        **{name: facts[name] for name in ("parameters", "cache_bytes_per_token_per_layer", "feed_forward_dim")},
         **losses,
         "unigram_perplexity": math.exp(corpus.unigram_entropy),
         "tokens": step * training.tokens_per_step,
@@ -235,15 +225,13 @@ def save_state(
     save_checkpoint(run.checkpoints, step, state, keep=keep)
 
 
-def refuse_non_finite(
-    run: Run, step: int, loss: torch.Tensor, gradient_norm: torch.Tensor, rate: float
-) -> None:
+def refuse_non_finite(run: Run, step: int, loss: torch.Tensor, gradient_norm: torch.Tensor, rate: float) -> None:
     """Stop before an update that would destroy the weights."""
     if bool(torch.isfinite(loss)) and bool(torch.isfinite(gradient_norm)):
         return
     raise FloatingPointError(
-        f"step {step}: loss {float(loss)}, gradient norm {float(gradient_norm)} at learning rate {rate:.3g}; the weights "
-        f"were not updated. Lower optimizer.learning_rate or raise optimizer.warmup_share, then run again with force=true"
+        f"step {step}: loss {float(loss)}, gradient norm {float(gradient_norm)} at learning rate {rate:.3g}; the "
+        "weights were not updated. Lower optimizer.learning_rate or raise optimizer.warmup_share"
     )
 
 
@@ -268,9 +256,7 @@ def log_evaluation(
     return row
 
 
-def sample_texts(
-    config: TrainConfig, run: Run, model: RlExpForCausalLM, corpus: TokenisedCorpus
-) -> list[str]:
+def sample_texts(config: TrainConfig, run: Run, model: RlExpForCausalLM, corpus: TokenisedCorpus) -> list[str]:
     """A few texts from the trained model, each from its own seed."""
     tokenizer, count = corpus.tokenizer, config.training.samples
     if count == 0 or config.training.sample_tokens == 0:

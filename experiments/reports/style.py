@@ -1,4 +1,4 @@
-"""One look for every figure: colour-blind-safe (Okabe and Ito's palette), the same colour for the same thing everywhere."""
+"""One look for every figure: colour-blind-safe (Okabe and Ito), and the same colour for the same thing everywhere."""
 
 from __future__ import annotations
 

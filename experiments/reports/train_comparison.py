@@ -102,8 +102,7 @@ def comparison_table(arms: list[Arm], sets: list[str]) -> Table:
         for name in sets:
             spread = arm.spread(f"eval/{name}/perplexity")
             cells.append(
-                f"{arm.mean(f'eval/{name}/perplexity'):.2f}"
-                + (f" ± {spread:.2f}" if spread is not None else "")
+                f"{arm.mean(f'eval/{name}/perplexity'):.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
             )
         table.add_row(*cells, f"{arm.mean('tokens_per_second'):,.0f}", str(len(arm.summaries)))
     return table

@@ -113,9 +113,7 @@ class ArtifactStore:
             log.warning("waiting for another process that makes %s (lock %s)", folder, lock.lock_file)
             lock.acquire()
         try:
-            for leftover in folder.parent.glob(
-                f".{folder.name}.*.tmp"
-            ):  # its maker held this lock, so it is dead
+            for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # its maker held this lock, so it is dead
                 log.warning("artifact %s was half made by a process that ended early: made again", leftover)
                 shutil.rmtree(leftover)
             artifact, problem = self._look(kind, recipe, verify)
@@ -176,8 +174,7 @@ def _load(folder: Path) -> Artifact:
     value = read_json(side_car)
     try:
         files = {
-            str(name): {"bytes": int(e["bytes"]), "sha256": str(e["sha256"])}
-            for name, e in value["files"].items()
+            str(name): {"bytes": int(e["bytes"]), "sha256": str(e["sha256"])} for name, e in value["files"].items()
         }
         kind, recipe, facts = str(value["kind"]), dict(value["recipe"]), dict(value["facts"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -201,9 +201,7 @@ class Run:
             )
         except Exception as error:
             logger.warning("W&B could not start", exc_info=True)
-            self.console.print(
-                f"[yellow]W&B could not start ({error}); metrics.jsonl is written all the same[/]"
-            )
+            self.console.print(f"[yellow]W&B could not start ({error}); metrics.jsonl is written all the same[/]")
 
     def close(self, state: RunState, summary: Mapping[str, Any], **facts: Any) -> None:
         """End the run in `state`: manifest and sinks first, the status last."""
@@ -226,9 +224,10 @@ class RunProgress:
 
     def advance(self, steps: int = 1, **details: object) -> None:
         """Move on by `steps`; `details` are shown beside the bar (`loss="3.1"`)."""
-        text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in details.items())
-        fields = {"details": text} if details else {}
-        self._bar.update(self._task, advance=steps, **fields)
+        self._bar.update(self._task, advance=steps)
+        if details:
+            text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in details.items())
+            self._bar.update(self._task, details=text)
         self._run.heartbeat()
 
     def print(self, text: str) -> None:
@@ -272,9 +271,7 @@ def open_run(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunBusy(
-            f"run {run_id} is being worked on by another process: see {directory / 'status.json'}"
-        ) from None
+        raise RunBusy(f"run {run_id} is being worked on by another process: see {directory / 'status.json'}") from None
     try:
         if force:
             _clear(directory)

@@ -34,10 +34,7 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any], *, keep: 
     plain = _take_tensors(state, "", tensors)
     save_file(tensors, aside / "tensors.safetensors")
     write_json(aside / "state.json", plain)
-    files = {
-        name: {"bytes": (aside / name).stat().st_size, "sha256": sha256_of_file(aside / name)}
-        for name in FILES
-    }
+    files = {name: {"bytes": (aside / name).stat().st_size, "sha256": sha256_of_file(aside / name)} for name in FILES}
     flush_to_disk(aside / "tensors.safetensors")
     write_json(aside / "MANIFEST.json", {"step": step, "files": files})
     flush_to_disk(aside)

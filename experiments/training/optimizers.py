@@ -13,9 +13,7 @@ from transformers import get_scheduler
 class OptimizerGroup:
     """One or more torch optimizers that step together, with one state: AdamW alone, or Muon beside AdamW."""
 
-    def __init__(
-        self, optimizers: list[torch.optim.Optimizer], *, steps: int, warmup: int, final_share: float
-    ) -> None:
+    def __init__(self, optimizers: list[torch.optim.Optimizer], *, steps: int, warmup: int, final_share: float) -> None:
         self.optimizers = optimizers
         self.schedules: list[LambdaLR] = [
             get_scheduler(
@@ -76,9 +74,7 @@ def build_optimizer(
     cosine to `final_learning_rate_share` of its peak (Hardware-Efficient Attention, appendix B.1: betas 0.9 and 0.95,
     decay 0.1, cosine to 1 %).
     """
-    embeddings = {
-        id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()
-    }
+    embeddings = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     unique = list(dict.fromkeys(p for p in model.parameters() if p.requires_grad))
     hidden = [p for p in unique if p.ndim >= 2 and id(p) not in embeddings]
     tables = [p for p in unique if p.ndim >= 2 and id(p) in embeddings]
