@@ -30,7 +30,7 @@ PRINTING = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[OVERRIDES]... [-m] [--cfg job]",
+        metavar="OVERRIDES",
         help="Hydra overrides: key=value or group=option; with -m (--multirun) a sweep: key=a,b or 'key=range(0,3)'.",
         autocompletion=complete_override,
         show_default=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import metadata
 from typing import Annotated
 
@@ -44,6 +45,7 @@ def _root(
 
 def main() -> None:
     """Entry point."""
+    logging.raiseExceptions = False  # a log line that cannot be written (`rl-exp ... | head`) is no news
     app()
 
 

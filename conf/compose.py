@@ -129,10 +129,11 @@ def config_groups() -> dict[str, list[str]]:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """` Did you mean x?`, or nothing where nothing is near."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    if not near:  # the last part may be right and its place wrong
-        near = [key for key in known if key.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]][:3]
+    known = list(dict.fromkeys(known))
+    last = word.rsplit(".", 1)[-1]
+    near = [key for key in known if key.rsplit(".", 1)[-1] == last][:3]  # the right name in the wrong place
+    near = near or difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    near = near or [key for key in known if difflib.get_close_matches(last, [key.rsplit(".", 1)[-1]], cutoff=0.8)][:3]
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
