@@ -1,0 +1,69 @@
+"""Correlations: agreement with scipy, coverage, exact permutation p, and edges."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.reward_metrics.correlations import CorrelationMethod, correlation, mean_interval, statistic_interval
+
+
+def test_coefficients_agree_with_scipy():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=20)
+    y = x + generator.normal(size=20)
+    y[3] = y[4]  # a tie
+    pearson = correlation(x, y, generator=generator, resamples=200)
+    spearman = correlation(x, y, generator=generator, method=CorrelationMethod.spearman, resamples=200)
+    assert pearson.value == pytest.approx(stats.pearsonr(x, y)[0])
+    assert spearman.value == pytest.approx(stats.spearmanr(x, y)[0])
+    assert pearson.low < pearson.value < pearson.high
+    assert pearson.n == 20
+
+
+def test_permutation_p_of_six_points_is_exact():
+    """Perfect rank agreement of six points: 2 of 720 orders are as extreme."""
+    result = correlation(
+        range(6), [1, 2, 3, 4, 5, 7], generator=np.random.default_rng(0), method=CorrelationMethod.spearman
+    )
+    assert result.value == pytest.approx(1)
+    assert result.permutation_p == pytest.approx(2 / 720)
+
+
+def test_the_interval_of_independent_data_usually_contains_zero():
+    generator = np.random.default_rng(1)
+    results = [correlation(*generator.normal(size=(2, 25)), generator=generator, resamples=400) for _ in range(60)]
+    assert sum(not result.excludes(0) for result in results) >= 50
+    assert sum(result.permutation_p < 0.05 for result in results) <= 8
+
+
+def test_a_constant_list_has_no_correlation():
+    result = correlation([1, 1, 1, 1], [1, 2, 3, 4], generator=np.random.default_rng(0))
+    assert math.isnan(result.value)
+    assert not result.excludes(0)
+
+
+def test_mean_interval_covers_the_mean_and_degenerate_seeds_have_no_width():
+    generator = np.random.default_rng(2)
+    covered = 0
+    for _ in range(60):
+        interval = mean_interval(generator.normal(3, 1, size=20), generator=generator, resamples=400)
+        covered += interval.low <= 3 <= interval.high
+    assert covered >= 50
+    same = mean_interval([2.0] * 5, generator=generator)
+    assert (same.low, same.value, same.high, same.n) == (2, 2, 2, 5)
+    alone = mean_interval([2.0], generator=generator)
+    assert math.isnan(alone.low)
+    median = statistic_interval([1.0, 2.0, 3.0, 4.0, 100.0], np.median, generator=generator)
+    assert median.value == 3
+
+
+def test_nan_short_and_unequal_lists_are_refused():
+    generator = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="same length"):
+        correlation([1, 2, 3], [1, 2], generator=generator)
+    with pytest.raises(ValueError, match="finite"):
+        correlation([1, 2, math.nan], [1, 2, 3], generator=generator)
+    with pytest.raises(ValueError, match="at least one number"):
+        mean_interval([], generator=generator)
