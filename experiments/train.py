@@ -132,7 +132,12 @@ def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
 def prepare_corpus_for(config: TrainConfig, run: Run) -> TokenisedCorpus:
     """The tokenised text that the configuration describes, made once and shared."""
     with run.progress("preparing the text", 1) as bar:
-        corpus = prepare_corpus(run.artifacts, config.data, config.tokenizer)
+        corpus = prepare_corpus(
+            run.artifacts,
+            config.data.corpus_source(),
+            config.tokenizer.tokenizer_choice(),
+            held_out_sources=config.data.held_out_sources(),
+        )
         bar.advance(1)
     return corpus
 

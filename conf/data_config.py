@@ -1,0 +1,134 @@
+"""The schema of `data` and `tokenizer`: which text, and how it becomes tokens."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+
+from experiments.data.documents import CorpusSource
+from experiments.data.hub_dataset import HubDataset
+from experiments.data.local_files import LocalFiles
+from experiments.data.python_library import PythonDocstrings, PythonSource
+from experiments.data.tokenizer import BytePairEncoding, HubTokenizer, PlainBytes, TokenizerChoice
+from experiments.data.web_bible import WebBible
+
+
+class DataSource(Enum):
+    """Where the training text comes from. The first two are installed with the project."""
+
+    web_bible = "web_bible"
+    python_source = "python_source"
+    local = "local"
+    hub = "hub"
+
+
+class HeldOutSet(Enum):
+    """Held-out text of other domains, installed with the project."""
+
+    web_bible = "web_bible"
+    python_docstrings = "python_docstrings"
+    python_source = "python_source"
+
+
+class TokenizerKind(Enum):
+    """How text becomes tokens."""
+
+    bpe = "bpe"
+    bytes = "bytes"
+    hub = "hub"
+
+
+@dataclass
+class DataConfig:
+    """The training text, its own held-out part, and further held-out sets."""
+
+    source: DataSource = DataSource.web_bible
+    name: str = "web_bible"  # of its held-out set in metrics: eval/<name>/loss
+    path: str | None = None  # local: a file or folder; hub: a repository, a builder such as json, a saved folder
+    text_field: str = "text"  # field of .jsonl lines, column of .parquet files and hub datasets
+    holdout_fraction: float = 0.05  # of the characters; local, and hub without evaluation_split
+    document_separator: str | None = None  # local: splits .txt files; null: one document per file
+    subset: str | None = None  # hub: configuration name
+    split: str = "train"  # hub
+    evaluation_split: str | None = None  # hub; null: holdout_fraction of the training split
+    data_files: str | None = None  # hub: files for a builder
+    revision: str | None = None  # hub: commit, branch or tag
+    streaming: bool = False  # hub: download only what is read
+    most_documents: int | None = None  # hub: of each split; null: all
+    document_start: str | None = None  # hub: regular expression of a row that begins a document; null: every row
+    held_out_sets: list[HeldOutSet] = field(default_factory=lambda: [HeldOutSet.python_docstrings])
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_]+", self.name):
+            raise ValueError(f"data.name={self.name!r} is impossible: use letters, digits and underscores")
+        names = [self.name, *(item.value for item in self.held_out_sets)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"held-out sets {', '.join(names)} repeat a name: change data.name or data.held_out_sets")
+        if self.source is DataSource.python_source and HeldOutSet.python_docstrings in self.held_out_sets:
+            raise ValueError("data.held_out_sets: python_docstrings are part of python_source: choose web_bible")
+        if self.source in (DataSource.local, DataSource.hub) and not self.path:
+            example = "my_texts/" if self.source is DataSource.local else "roneneldan/TinyStories"
+            raise ValueError(f"data.source={self.source.value} needs data.path, such as data.path={example}")
+        source = self.corpus_source()
+        if isinstance(source, LocalFiles):
+            source.files()  # a missing file is a user's mistake: say so before anything heavy starts
+
+    def corpus_source(self) -> CorpusSource:
+        """The training text, with its held-out part."""
+        if self.source is DataSource.web_bible:
+            return WebBible(name=self.name)
+        if self.source is DataSource.python_source:
+            return PythonSource(name=self.name)
+        if self.source is DataSource.local:
+            return LocalFiles(
+                path=self.path or "",
+                text_field=self.text_field,
+                document_separator=self.document_separator,
+                holdout_fraction=self.holdout_fraction,
+                name=self.name,
+            )
+        return HubDataset(
+            path=self.path or "",
+            subset=self.subset,
+            split=self.split,
+            evaluation_split=self.evaluation_split,
+            text_field=self.text_field,
+            data_files=self.data_files,
+            revision=self.revision,
+            streaming=self.streaming,
+            most_documents=self.most_documents,
+            document_start=self.document_start,
+            holdout_fraction=self.holdout_fraction,
+            name=self.name,
+        )
+
+    def held_out_sources(self) -> list[CorpusSource]:
+        """The further held-out sets."""
+        sources: dict[HeldOutSet, CorpusSource] = {
+            HeldOutSet.web_bible: WebBible(),
+            HeldOutSet.python_docstrings: PythonDocstrings(),
+            HeldOutSet.python_source: PythonSource(),
+        }
+        return [sources[item] for item in self.held_out_sets]
+
+
+@dataclass
+class TokenizerConfig:
+    """Byte-level BPE trained on the training text, plain bytes, or a tokenizer of the hub."""
+
+    kind: TokenizerKind = TokenizerKind.bpe
+    vocabulary_size: int = 2048  # bpe: bytes and special tokens included
+    path: str | None = None  # hub: a repository such as gpt2, or a folder
+    revision: str | None = None  # hub
+
+    def __post_init__(self) -> None:
+        self.tokenizer_choice()
+
+    def tokenizer_choice(self) -> TokenizerChoice:
+        """The tokenizer. ValueError for an impossible one."""
+        if self.kind is TokenizerKind.bpe:
+            return BytePairEncoding(self.vocabulary_size)
+        if self.kind is TokenizerKind.bytes:
+            return PlainBytes()
+        return HubTokenizer(self.path or "", self.revision)

@@ -1,0 +1,157 @@
+"""A dataset of the Hugging Face hub, or anything else that `datasets.load_dataset` reads."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from experiments.data.documents import Document, require_fraction
+from experiments.data.local_files import missing_field, text_of
+from experiments.runs.files import sha256_of_file
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """One document per row, or per run of rows that begins with one that matches `document_start`.
+
+    `path` is a repository of the hub, a builder such as "json" or "parquet" with `data_files`, or a folder that
+    `save_to_disk` wrote. Without `evaluation_split`, `holdout_fraction` of the characters of `split` is held out
+    by document. `most_documents` bounds each split; with `streaming` nothing beyond it is downloaded.
+    """
+
+    path: str
+    subset: str | None = None
+    split: str = "train"
+    evaluation_split: str | None = None
+    text_field: str = "text"
+    data_files: str | None = None
+    revision: str | None = None
+    streaming: bool = False
+    most_documents: int | None = None
+    document_start: str | None = None  # regular expression
+    holdout_fraction: float = 0.05
+    name: str = "hub"
+
+    def __post_init__(self) -> None:
+        require_fraction("data.holdout_fraction", self.holdout_fraction)
+        if self.most_documents is not None and self.most_documents < 1:
+            raise ValueError(f"data.most_documents={self.most_documents} is impossible: use 1 or more, or null for all")
+        if self.evaluation_split is not None and self.evaluation_split == self.split:
+            raise ValueError(
+                f"data.evaluation_split={self.evaluation_split} is the training split: name another or null"
+            )
+        if self.evaluation_split is not None and self.data_files is not None:
+            raise ValueError(
+                f"data.evaluation_split={self.evaluation_split} with data.data_files would evaluate on the training "
+                "files: drop one of them; without evaluation_split, data.holdout_fraction is held out"
+            )
+        if self.document_start is not None:
+            try:
+                re.compile(self.document_start)
+            except re.error as error:
+                raise ValueError(
+                    f"data.document_start={self.document_start!r} is no regular expression: {error}"
+                ) from error
+
+    def recipe(self) -> dict[str, Any]:
+        """What is asked of the hub; contents of files where they are local. Name a `revision` to pin the rest."""
+        recipe: dict[str, Any] = {
+            "source": "hub",
+            "path": self.path,
+            "subset": self.subset,
+            "split": self.split,
+            "evaluation_split": self.evaluation_split,
+            "text_field": self.text_field,
+            "data_files": self.data_files,
+            "revision": self.revision,
+            "most_documents": self.most_documents,
+            "document_start": self.document_start,
+            "holdout_fraction": self.holdout_fraction,
+        }
+        local = self._local_files()
+        if local:
+            digest = hashlib.sha256()
+            for file in local:
+                digest.update(file.name.encode() + b"\0" + sha256_of_file(file).encode())
+            recipe["files_sha256"] = digest.hexdigest()
+        return recipe
+
+    def documents(self) -> Iterator[Document]:
+        """The training split, then the evaluation split. ValueError for what cannot be found or read."""
+        yield from self._documents(self.split, held_out=None if self.evaluation_split is None else False)
+        if self.evaluation_split is not None:
+            yield from self._documents(self.evaluation_split, held_out=True)
+
+    def _documents(self, split: str, held_out: bool | None) -> Iterator[Document]:
+        texts = self._joined(self._texts(split))
+        for number, text in enumerate(islice(texts, self.most_documents)):
+            yield Document(f"{split} {number}", text, held_out)
+
+    def _joined(self, rows: Iterator[str]) -> Iterator[str]:
+        """Rows as they come, or joined up to the next row that matches `document_start`."""
+        if self.document_start is None:
+            yield from rows
+            return
+        start, parts = re.compile(self.document_start), list[str]()
+        for row in rows:
+            if parts and start.match(row):
+                yield "".join(parts)
+                parts = []
+            parts.append(row)
+        if parts:
+            yield "".join(parts)
+
+    def _texts(self, split: str) -> Iterator[str]:
+        rows = self._rows(split)
+        names = getattr(rows, "column_names", None)
+        if names is not None and self.text_field not in names:
+            raise ValueError(missing_field(self.text_field, names, f"data.path={self.path}"))
+        for number, row in enumerate(rows):
+            yield text_of(row, self.text_field, f"{self.path} split {split} row {number}")
+
+    def _rows(self, split: str) -> Any:
+        """The split as rows (dicts), cached or streamed. Every way of not getting it is one ValueError."""
+        import datasets
+
+        where = f"data.path={self.path}" + (f" data.subset={self.subset}" if self.subset else "")
+        try:
+            if _saved_to_disk(Path(self.path)):
+                return _split_of(datasets.load_from_disk(self.path), split)
+            return datasets.load_dataset(
+                self.path,
+                self.subset,
+                split=split,
+                data_files=None if self.data_files is None else {split: self.data_files},
+                revision=self.revision,
+                streaming=self.streaming,
+            )
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(
+                f"{where} split {split}: {lines[0]} (check the spelling and the network, or use data=local)"
+            ) from error
+
+    def _local_files(self) -> list[Path]:
+        if self.data_files is not None:
+            file = Path(self.data_files)
+            return sorted(file.parent.glob(file.name)) if file.parent.is_dir() else []
+        folder = Path(self.path)
+        return sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
+
+
+def _saved_to_disk(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _split_of(saved: Any, split: str) -> Any:
+    """The named split of a saved DatasetDict; a saved Dataset has one split, whatever its name."""
+    if not isinstance(saved, dict):
+        return saved
+    if split not in saved:
+        raise ValueError(f"no split {split!r} among {', '.join(saved)}")
+    return saved[split]
