@@ -20,9 +20,7 @@ from .causal_attention import causal_attention
 from .configuration import RlExpConfig
 from .rotary import Rotation
 
-States = tuple[
-    Tensor, Tensor
-]  # what a cache holds, each (B, T, E); the second has width 0 where there is one state
+States = tuple[Tensor, Tensor]  # what a cache holds, each (B, T, E); the second has width 0 where there is one state
 
 
 class Projected(NamedTuple):
@@ -38,14 +36,12 @@ class Context(NamedTuple):
 
     rotation: Rotation | None  # of the tokens of this pass
     mask: Tensor | None  # (B or 1, 1, T, T or S), True where a query may look; None is causal
-    cached_rotation: Rotation | None = (
-        None  # of every cached slot, for mechanisms that rotate keys on reading
-    )
+    cached_rotation: Rotation | None = None  # of every cached slot, for mechanisms that rotate keys on reading
     decoding: bool = False  # there are earlier tokens in the cache
 
 
 class Attention(nn.Module):
-    """One attention layer. A mechanism defines `project`, `expand` and `attend`, latent ones the absorption too."""
+    """One attention layer. A mechanism defines `project`, `expand` and `attend`, latent ones also absorb."""
 
     rotates_on_reading = False  # the cached state is not rotated, and needs the rotation of its own slots
 

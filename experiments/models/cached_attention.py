@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def key_value_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float
-) -> Tensor:
+def key_value_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Separate keys and values (MHA, MQA, GQA): (B, T, H, D), (B, S, K, D), (B, S, K, D) -> (B, T, H, D).
 
     `mask` (B or 1, 1, T, S) is True where a query may look; None: everywhere.

@@ -81,15 +81,9 @@ class RlExpConfig(PreTrainedConfig):
     split_query_latent: bool = False
     low_rank_bias: bool = False
     output_gate: bool = False
-    zero_init_output: bool = (
-        False  # output projections of attention and feed-forward start at zero (MLRA, 2603.02188)
-    )
-    latent_scaling: bool = (
-        False  # latents times sqrt(hidden_size / width) after their norm (MLRA, 2603.02188)
-    )
-    feed_forward_dim: int | None = (
-        None  # None: matched to an MHA model whose feed-forward is 8/3 hidden_size wide
-    )
+    zero_init_output: bool = False  # output projections of attention and feed-forward start at zero (MLRA, 2603.02188)
+    latent_scaling: bool = False  # latents times sqrt(hidden_size / width) after their norm (MLRA, 2603.02188)
+    feed_forward_dim: int | None = None  # None: matched to an MHA model whose feed-forward is 8/3 hidden_size wide
     vocab_size: int = 4096
     max_position_embeddings: int = 2048
     rope_base: float = 10000.0
@@ -114,9 +108,7 @@ class RlExpConfig(PreTrainedConfig):
         for name in SHAPE_FIELDS:
             setattr(self, name, getattr(shape, name))
         if self.feed_forward_dim is None:
-            self.feed_forward_dim = matched_feed_forward_dim(
-                shape, _anchor_feed_forward_dim(self.hidden_size)
-            )
+            self.feed_forward_dim = matched_feed_forward_dim(shape, _anchor_feed_forward_dim(self.hidden_size))
         self.model_shape()
         super().__post_init__(**kwargs)
 
@@ -165,13 +157,11 @@ class RlExpConfig(PreTrainedConfig):
         for name in keywords:
             if not cls._knows(name):
                 known = [*cls.__dataclass_fields__, *cls.attribute_map]
-                raise ValueError(
-                    f"{name}={keywords[name]!r} is not a setting of rl-exp models{_nearest(name, known)}"
-                )
+                raise ValueError(f"{name}={keywords[name]!r} is not a setting of rl-exp models{_nearest(name, known)}")
 
 
 def _anchor_feed_forward_dim(hidden_size: int) -> int:
-    """8/3 of the hidden size, rounded up to a multiple of 8: the weights of an ungated feed-forward of 4 d."""
+    """8/3 of the hidden size, up to a multiple of 8: as many weights as an ungated one of 4 d."""
     return -(-hidden_size * 8 // 3 // 8) * 8
 
 

@@ -106,9 +106,7 @@ class Decoder(nn.Module):
             return Context(self._rotation(position_ids, hidden.dtype), mask)
 
         if document_ids is not None:
-            raise ValueError(
-                "document_ids have no meaning once there are cached tokens: decode documents apart"
-            )
+            raise ValueError("document_ids have no meaning once there are cached tokens: decode documents apart")
         assert cache is not None
         cached_length = cache.get_mask_sizes(length, 0)[0]
         slots = torch.arange(length, device=device) + past

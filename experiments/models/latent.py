@@ -40,9 +40,7 @@ class LatentAttention(Attention):
         self.input = nn.Linear(shape.hidden_size, sum(self.widths), bias=bias)  # [W_DQ, W_DKV, W_R]
         self.query_norm = LatentNorm(self.query_shares, self.share_dim, config)
         self.latent_norm = LatentNorm(shape.latent_heads, shape.latent_dim, config)
-        self.query_up = nn.Linear(
-            self.share_dim, shape.query_heads * (shape.head_dim + shape.rope_dim), bias=bias
-        )
+        self.query_up = nn.Linear(self.share_dim, shape.query_heads * (shape.head_dim + shape.rope_dim), bias=bias)
         # Rows by latent head, in each first the keys of its G query heads, then their values.
         self.latent_up = nn.Linear(shape.latent_dim, 2 * shape.query_heads * shape.head_dim, bias=bias)
 
@@ -84,9 +82,7 @@ class LatentAttention(Attention):
     def _up(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """W_UK and W_UV (or their biases) by query head, (H, D, ...) each."""
         shape = self.shape
-        keys, values = parameter.unflatten(
-            0, (shape.latent_heads, 2, shape.group_size, shape.head_dim)
-        ).unbind(1)
+        keys, values = parameter.unflatten(0, (shape.latent_heads, 2, shape.group_size, shape.head_dim)).unbind(1)
         return keys.flatten(0, 1), values.flatten(0, 1)
 
 

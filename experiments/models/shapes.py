@@ -9,8 +9,10 @@ B.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import overload
 
 
 class AttentionMechanism(StrEnum):
@@ -43,111 +45,113 @@ class CachedState:
         return self.heads * self.dim
 
     def elements_per_device(self, tensor_parallel: int) -> int:
-        """Elements per token and layer on each of `tensor_parallel` devices: heads are split whole, else copied."""
+        """Elements per token and layer on each of `tensor_parallel` devices: whole heads, else copies."""
         return -(-self.heads // tensor_parallel) * self.dim
+
+
+class Resolved:
+    """A count that may be given as None, for the paper's default, and is an int once the shape stands."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = "_" + name
+
+    @overload
+    def __get__(self, shape: None, owner: type) -> None: ...
+    @overload
+    def __get__(self, shape: object, owner: type) -> int: ...
+    def __get__(self, shape: object | None, owner: type) -> int | None:
+        return None if shape is None else shape.__dict__[self.name]
+
+    def __set__(self, shape: object, value: int | None) -> None:
+        shape.__dict__[self.name] = value
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionShape:
-    """One attention layer with every number resolved. `None` asks for the paper's default; afterwards no
-    field is None.
+    """One attention layer with every number resolved. `None` asks for the paper's default.
 
-    Fields that a mechanism does not use are 0. An impossible shape raises ValueError, whose message names the
-    value, what is allowed and how to mend it.
+    Counts that a mechanism does not use are 0. An impossible shape raises ValueError, whose message names the
+    field and its value, what is allowed and how to mend it.
     """
 
     mechanism: AttentionMechanism
     hidden_size: int
     query_heads: int
     head_dim: int
-    key_value_heads: int | None = None  # MHA, MQA, GQA, tied_key_value: heads of the cached keys and values
-    tied_heads: int | None = None  # GTA
-    latent_heads: int | None = None  # MLA (always 1), GLA
-    latent_dim: int | None = None  # MLA, GLA: width of one latent head
-    query_latent_dim: int | None = None  # MLA, GLA: rank of the query projection
-    rope_dim: int | None = (
-        None  # width of the rotated part of a key: the separate key of GTA, MLA, GLA, else head_dim
-    )
-    split_query_latent: bool = (
-        False  # the paper's GLA_q: each latent group reads its own share of the query latent
-    )
-    low_rank_bias: bool = False  # biases in the low-rank projections (the paper's parameter counts have them)
-    output_gate: bool = (
-        False  # sigmoid gate on the heads' output, computed from the layer input (one more d x h*d_h)
-    )
+    # MHA, MQA, GQA, tied_key_value: heads of the cached keys and values
+    key_value_heads: Resolved = Resolved()
+    # GTA
+    tied_heads: Resolved = Resolved()
+    # MLA (always 1), GLA; the width of one latent head; the rank of the query projection
+    latent_heads: Resolved = Resolved()
+    latent_dim: Resolved = Resolved()
+    query_latent_dim: Resolved = Resolved()
+    # Width of the rotated part of a key: of the separate key of GTA, MLA and GLA, else the whole head
+    rope_dim: Resolved = Resolved()
+    # The paper's GLA_q: each latent group reads its own share of the query latent
+    split_query_latent: bool = False
+    # Biases in the low-rank projections (the paper's parameter counts have them)
+    low_rank_bias: bool = False
+    # A sigmoid gate on the heads' output, computed from the layer input (one more projection of d x h d_h)
+    output_gate: bool = False
 
     def __post_init__(self) -> None:
-        mechanism, query_heads, head_dim = self.mechanism, self.query_heads, self.head_dim
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = isinstance(value, int) or value is None or field.name == "mechanism"
+            self._check(field.name, whole, f"it must be a whole number, not a {type(value).__name__}")
         for name in ("hidden_size", "query_heads", "head_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is impossible: it must be at least 1")
+            self._check(name, getattr(self, name) >= 1, "it must be at least 1")
+        mechanism, query_heads, head_dim = self.mechanism, self.query_heads, self.head_dim
         plain = mechanism in PLAIN or mechanism is AttentionMechanism.tied_key_value
         latent, tied = mechanism in LATENT, mechanism is AttentionMechanism.gta
+        mha, mqa, mla = AttentionMechanism.mha, AttentionMechanism.mqa, AttentionMechanism.mla
 
-        key_value_heads = {"mha": query_heads, "mqa": 1}.get(mechanism, min(4, query_heads))
+        key_value_heads = {mha: query_heads, mqa: 1}.get(mechanism, min(4, query_heads))
         self._resolve("key_value_heads", key_value_heads if plain else 0)
         self._resolve("tied_heads", min(4, query_heads) if tied else 0)
-        self._resolve("latent_heads", (1 if mechanism is AttentionMechanism.mla else 2) if latent else 0)
-        self._resolve(
-            "latent_dim", (4 if mechanism is AttentionMechanism.mla else 2) * head_dim if latent else 0
-        )
+        self._resolve("latent_heads", (1 if mechanism is mla else 2) if latent else 0)
+        self._resolve("latent_dim", (4 if mechanism is mla else 2) * head_dim if latent else 0)
         self._resolve("query_latent_dim", 8 * head_dim if latent else 0)
-        self._resolve("rope_dim", head_dim if plain else head_dim // 2)
+        self._resolve("rope_dim", head_dim if plain else head_dim // 2, unused=False)
 
-        if mechanism is AttentionMechanism.mha and self.key_value_heads != query_heads:
-            raise ValueError(
-                f"mha has as many key_value_heads as query_heads ({query_heads}), "
-                f"not {self.key_value_heads}: use gqa"
-            )
-        if mechanism is AttentionMechanism.mqa and self.key_value_heads != 1:
-            raise ValueError(f"mqa has one key_value_head, not {self.key_value_heads}: use gqa")
-        if mechanism is AttentionMechanism.mla and self.latent_heads != 1:
-            raise ValueError(f"mla has one latent_head, not {self.latent_heads}: use gla")
-        if plain and self.rope_dim != head_dim:
-            raise ValueError(
-                f"rope_dim={self.rope_dim} is impossible for {mechanism}: "
-                f"it rotates the whole head ({head_dim})"
-            )
-        if self.rope_dim % 2 or self.rope_dim < (0 if tied else 2):
-            raise ValueError(
-                f"rope_dim={self.rope_dim} is impossible for {mechanism}: rotation pairs dimensions, "
-                f"so it must be even and {'at least 0' if tied else 'positive'}"
-            )
-        if tied and self.rope_dim > head_dim:
-            raise ValueError(
-                f"rope_dim={self.rope_dim} is impossible for gta: it is a part of head_dim={head_dim}"
-            )
-        if self.split_query_latent and not latent:
-            raise ValueError(f"split_query_latent belongs to gla and mla, not to {mechanism}")
-        for name in ("key_value_heads", "tied_heads", "latent_heads"):
-            self._check_divides(name)
+        name = self.states_heads_name
+        heads, divisors = getattr(self, name), [n for n in range(1, query_heads + 1) if query_heads % n == 0]
+        allowed = ", ".join(map(str, divisors))
+        self._check(name, heads in divisors, f"it must divide query_heads={query_heads}: use one of {allowed}")
+        self._check(name, mechanism is not mha or heads == query_heads, f"it is {query_heads}: use gqa")
+        self._check(name, mechanism is not mqa or heads == 1, "it is 1: use gqa")
+        self._check(name, mechanism is not mla or heads == 1, "it is 1: use gla")
+
+        whole = f"the whole head is rotated, so it is head_dim={head_dim}"
+        self._check("rope_dim", not plain or self.rope_dim == head_dim, whole)
+        smallest = 0 if tied else 2
+        even = f"dimensions are rotated in pairs, so it must be even and at least {smallest}"
+        if self.rope_dim in (head_dim, head_dim // 2):
+            even += f" (it follows from head_dim={head_dim} unless it is set)"
+        self._check("rope_dim", self.rope_dim % 2 == 0 and self.rope_dim >= smallest, even)
+        part = f"it is a part of the head: use at most head_dim={head_dim}"
+        self._check("rope_dim", not tied or self.rope_dim <= head_dim, part)
+
+        self._check("split_query_latent", latent or not self.split_query_latent, "only mla and gla have it")
         if latent:
             for name in ("latent_dim", "query_latent_dim"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name}={getattr(self, name)} is impossible: it must be at least 1")
-            if self.split_query_latent and self.query_latent_dim % self.latent_heads:
-                raise ValueError(
-                    f"query_latent_dim={self.query_latent_dim} cannot be split over "
-                    f"latent_heads={self.latent_heads}: use a multiple"
-                )
+                self._check(name, getattr(self, name) >= 1, "it must be at least 1")
+            whole_shares = not self.split_query_latent or self.query_latent_dim % self.latent_heads == 0
+            shares = f"split_query_latent needs a multiple of latent_heads={self.latent_heads}"
+            self._check("query_latent_dim", whole_shares, shares)
 
-    def _resolve(self, name: str, default: int) -> None:
-        if getattr(self, name) is None or default == 0:
-            if getattr(self, name) and default == 0:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} has no meaning for {self.mechanism}: leave it out"
-                )
+    def _check(self, name: str, possible: bool, why: str) -> None:
+        if not possible:
+            raise ValueError(f"{name}={getattr(self, name)} is impossible for {self.mechanism}: {why}")
+
+    def _resolve(self, name: str, default: int, unused: bool = True) -> None:
+        """Put the default where None was given. A default of 0 means that the mechanism has no such count."""
+        given = getattr(self, name)
+        if unused and default == 0:
+            self._check(name, not given, "the mechanism has no such thing, leave it out")
+        if given is None or (unused and default == 0):
             object.__setattr__(self, name, default)
-
-    def _check_divides(self, name: str) -> None:
-        heads = getattr(self, name)
-        if heads == 0 and self.states_heads_name != name:
-            return
-        if heads < 1 or self.query_heads % heads:
-            allowed = ", ".join(str(n) for n in range(1, self.query_heads + 1) if self.query_heads % n == 0)
-            raise ValueError(
-                f"{name}={heads} does not divide query_heads={self.query_heads}: use one of {allowed}"
-            )
 
     @property
     def states_heads_name(self) -> str:
@@ -159,10 +163,11 @@ class AttentionShape:
     @property
     def group_size(self) -> int:
         """Query heads per cached head (g_q in the paper)."""
-        return self.query_heads // getattr(self, self.states_heads_name)
+        heads: int = getattr(self, self.states_heads_name)
+        return self.query_heads // heads
 
     def cached_states(self) -> tuple[CachedState, ...]:
-        """What a decode cache holds per token and layer, in order; a RoPE key is stored once (section 3.3)."""
+        """What a decode cache holds per token and layer, in order; the RoPE key is stored once (3.3)."""
         if self.mechanism in PLAIN:
             return (
                 CachedState("key", self.key_value_heads, self.head_dim),
@@ -181,12 +186,12 @@ class AttentionShape:
         )
 
     def cached_elements(self, tensor_parallel: int = 1) -> int:
-        """Elements per token and layer on each device (Tables 5, 15, 26; times bytes per element gives bytes)."""
+        """Elements per token and layer on each device (Tables 5, 15 and 26, which count bytes)."""
         return sum(state.elements_per_device(tensor_parallel) for state in self.cached_states())
 
     @property
     def absorbed_key_dim(self) -> int:
-        """Width of a query in decode form (d_k): latent and RoPE key where keys are absorbed, else the head."""
+        """Width of a query in decode form (d_k): latent and RoPE key where absorbed, else the head."""
         return self.latent_dim + self.rope_dim if self.mechanism in LATENT else self.head_dim
 
     @property
@@ -198,7 +203,7 @@ class AttentionShape:
     def softmax_scale(self) -> float:
         """The one scale of training and decode form: the width over which training computes its scores."""
         width = self.head_dim + self.rope_dim if self.mechanism in LATENT else self.head_dim
-        return width**-0.5
+        return 1.0 / math.sqrt(width)
 
     def parameters(self) -> int:
         """Weights of one attention layer."""

@@ -21,9 +21,7 @@ class TiedKeyValueAttention(Attention):
     def __init__(self, config: RlExpConfig, layer_index: int) -> None:
         super().__init__(config, layer_index)
         self.heads = self.shape.query_heads + self.shape.key_value_heads
-        self.input = nn.Linear(
-            self.shape.hidden_size, self.heads * self.shape.head_dim, bias=False
-        )  # [W_Q, W_KV]
+        self.input = nn.Linear(self.shape.hidden_size, self.heads * self.shape.head_dim, bias=False)  # [W_Q, W_KV]
 
     def project(self, hidden: Tensor, rotation: Rotation | None) -> Projected:
         heads = self.input(hidden).unflatten(-1, (self.heads, self.shape.head_dim))

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers import initialization as unless_loaded
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration import RlExpConfig
 from .decoder import Decoder
@@ -68,9 +69,7 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         documents apart.
         """
         if kwargs.pop("output_attentions", None):
-            raise ValueError(
-                "output_attentions=True is not available: fused attention never forms the weights"
-            )
+            raise ValueError("output_attentions=True is not available: fused attention never forms the weights")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.training and self.is_gradient_checkpointing:
             use_cache = False  # a recomputed layer would write its states twice
@@ -93,9 +92,7 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         logits = self.head(hidden[:, kept] if logits_to_keep is not None else hidden)
         loss = None
         if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
-            )
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -175,5 +172,7 @@ def build_model(
     return model
 
 
-AutoConfig.register(RlExpConfig.model_type, RlExpConfig, exist_ok=True)
-AutoModelForCausalLM.register(RlExpConfig, RlExpForCausalLM, exist_ok=True)
+# The first definition wins: code loaded from an exported folder must not replace the package's own classes.
+if RlExpConfig.model_type not in CONFIG_MAPPING:
+    AutoConfig.register(RlExpConfig.model_type, RlExpConfig)
+    AutoModelForCausalLM.register(RlExpConfig, RlExpForCausalLM)
