@@ -23,50 +23,38 @@ from ..models.shapes import LATENT, PLAIN, AttentionMechanism, AttentionShape
 
 
 @dataclass(frozen=True)
-class RowSegment:
-    """`width` elements of a row: cached head g starts at `offset + g * head_stride` (stride 0: all heads share it)."""
-
-    offset: int
-    head_stride: int
-    width: int
-
-
-@dataclass(frozen=True)
 class RowLayout:
-    """What cached head g gives to its group: keys are its `key_segments` side by side, values its `value_segment`."""
+    """What cached head g gives to its group of query heads.
 
-    row_elements: int
-    cached_heads: int
-    group_size: int
-    key_segments: tuple[RowSegment, ...]
-    value_segment: RowSegment
+    Its key is, side by side, the first `width` elements of its head of each state in `key_segments` (a state of one
+    head serves all); its value is its whole head of state `value_state`. States are numbered as in `cached_states()`.
+    """
+
+    state_heads: tuple[int, ...]
+    state_dims: tuple[int, ...]
+    key_segments: tuple[tuple[int, int], ...]  # (state, width), in the order in which a query's elements meet them
+    value_state: int
 
     @property
-    def key_dim(self) -> int:
-        """Width of a query in decode form (d_k)."""
-        return sum(segment.width for segment in self.key_segments)
+    def cached_heads(self) -> int:
+        """Groups of query heads (G)."""
+        return self.state_heads[0]
 
 
 def row_layout(shape: AttentionShape) -> RowLayout:
-    """The segments of a cache row of `shape`, in the order in which a query's elements meet them."""
+    """The states of a cache row of `shape` and who reads what of them."""
     states = shape.cached_states()
-    heads, dim = states[0].heads, states[0].dim
-    first = RowSegment(offset=0, head_stride=dim, width=dim)
-    after = RowSegment(offset=heads * dim, head_stride=dim, width=dim)
-    rope_key = RowSegment(offset=heads * dim, head_stride=0, width=shape.rope_dim)
+    key_segments = [(0, states[0].dim)]
+    value_state = 0
     if shape.mechanism in PLAIN:
-        key_segments, value_segment = (first,), after
-    elif shape.mechanism is AttentionMechanism.tied_key_value:
-        key_segments, value_segment = (first,), first
+        value_state = 1
     elif shape.mechanism in LATENT:
-        key_segments, value_segment = (first, rope_key), first
-    else:
-        unrotated = RowSegment(offset=0, head_stride=dim, width=dim - shape.rope_dim)
-        key_segments, value_segment = (unrotated, rope_key), first
+        key_segments.append((1, shape.rope_dim))
+    elif shape.mechanism is AttentionMechanism.gta:
+        key_segments = [(0, shape.head_dim - shape.rope_dim), (1, shape.rope_dim)]
     return RowLayout(
-        row_elements=shape.cached_elements(),
-        cached_heads=heads,
-        group_size=shape.group_size,
-        key_segments=tuple(segment for segment in key_segments if segment.width > 0),
-        value_segment=value_segment,
+        state_heads=tuple(state.heads for state in states),
+        state_dims=tuple(state.dim for state in states),
+        key_segments=tuple(segment for segment in key_segments if segment[1] > 0),
+        value_state=value_state,
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from experiments.decoding.attention import attend
 
-KERNELS = ("reference",)
+KERNELS = ("reference", "cpu")
 
 
 def run(case, kernel):
