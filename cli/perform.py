@@ -9,6 +9,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -53,7 +55,7 @@ def perform(name: str, composed: DictConfig) -> Any:
             force=config.force,
             console=console,
         ) as run:
-            show_start(run, special)
+            show_start(run, _task_overrides())
             function = getattr(importlib.import_module(f"experiments.{name}"), name)
             summary = function(config, run)
             run.write_json("summary.json", summary)
@@ -81,9 +83,11 @@ def _objective(directory: Path) -> Any:
     return read_json(path).get("objective") if path.exists() else None
 
 
+def _task_overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def _sweep_name() -> str | None:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
         return None

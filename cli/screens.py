@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -37,13 +37,12 @@ def show_plan(command: Command, jobs: list[Job], multirun: bool) -> None:
     console.print(table)
 
 
-def show_start(run: Run, special: dict[str, Any]) -> None:
+def show_start(run: Run, overrides: list[str]) -> None:
     """The first screen: id, what differs from the defaults, where output goes."""
     console = run.console
     again = f" (attempt {run.attempt})" if run.attempt > 1 else ""
     console.rule(f"rl-exp {run.experiment} · run {run.id}{again}")
-    settings = "  ".join(f"{key}={value}" for key, value in special.items()) or "all defaults"
-    console.print(f"[bold]settings[/]  {settings}", highlight=False)
+    console.print(f"[bold]settings[/]  {'  '.join(overrides) or 'all defaults'}", highlight=False)
     console.print(f"[bold]output[/]    {run.directory}", highlight=False, soft_wrap=True)
 
 

@@ -42,14 +42,16 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     model = build_model(config, corpus, run).to(device)
     training, shape = config.training, config.model_shape(len(corpus.tokenizer))
     optimizer = build_optimizer(model, steps=training.steps, **optimizer_settings(config))
-    sequences = PackedSequences(corpus.tokens, corpus.offsets, training.sequence_length, seed=run.seeds.integer("data"))
+    sequences = PackedSequences(
+        corpus.tokens, corpus.offsets, training.sequence_length, seed=run.seeds.sequence("data")
+    )
     cache_bytes = 2 * shape.attention.cached_elements()
     facts = {
         "parameters": shape.parameters(),
         "feed_forward_dim": shape.feed_forward_dim,
         "cache_bytes_per_token_per_layer": cache_bytes,
         "training_flops_per_token": shape.training_flops_per_token(),
-        "corpus": corpus.address,
+        "data_fingerprints": corpus.fingerprints,
         "corpus_tokens": len(corpus.tokens),
         "unigram_entropy": corpus.unigram_entropy,
         "device": str(device),
@@ -73,15 +75,18 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         started, first_step = time.perf_counter(), step
         while step < training.steps:
             # One optimizer step: `accumulation` passes over equal parts of the batch.
-            inputs, targets = sequences.batch(step * training.batch_size, training.batch_size)[:2]
+            batch = sequences.batch(
+                step * training.batch_size, training.batch_size, document_ids=training.mask_documents
+            )
             loss = torch.zeros((), device=device)
-            for part in range(training.accumulation):
+            for share in range(training.accumulation):
                 rows = slice(
-                    part * training.batch_size // training.accumulation,
-                    (part + 1) * training.batch_size // training.accumulation,
+                    share * training.batch_size // training.accumulation,
+                    (share + 1) * training.batch_size // training.accumulation,
                 )
+                inputs, targets, documents = (None if part is None else part[rows].to(device) for part in batch)
                 with arithmetic(device, training.precision.value):
-                    part_loss = loss_function(inputs[rows].to(device), targets[rows].to(device)) / training.accumulation
+                    part_loss = loss_function(inputs, targets, document_ids=documents) / training.accumulation
                 part_loss.backward()
                 loss += part_loss.detach()
             gradient_norm = clip_gradients(model, config.optimizer.gradient_clip)

@@ -122,7 +122,7 @@ class Run:
     # Progress and status ---------------------------------------------------------------------------------------
 
     @contextmanager
-    def progress(self, description: str, total: int, completed: int = 0) -> Iterator[RunProgress]:
+    def progress(self, description: str, total: int | None, completed: int = 0) -> Iterator[RunProgress]:
         """A progress bar with time left: `with run.progress("training", steps) as bar: bar.advance(1, loss="3.1")`."""
         columns = (
             TextColumn("{task.description}"),
@@ -230,9 +230,10 @@ class RunProgress:
             self._bar.update(self._task, details=text)
         self._run.heartbeat()
 
-    def print(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._bar.console.print(text)
+    def show(self, completed: int, total: int) -> None:
+        """Stand at `completed` of `total`: the form of progress that rooms report."""
+        self._bar.update(self._task, completed=completed, total=total)
+        self._run.heartbeat()
 
 
 def read_status(directory: Path) -> dict[str, Any] | None:
