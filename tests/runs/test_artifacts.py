@@ -132,9 +132,7 @@ def test_failed_maker_leaves_nothing_behind(tmp_path):
     assert store.get_or_make("corpus", RECIPE, write_two_files).facts == {"tokens": 7}
 
 
-@pytest.mark.parametrize(
-    "damage", ["truncate", "remove", "side_car_removed", "side_car_garbage", "other_recipe"]
-)
+@pytest.mark.parametrize("damage", ["truncate", "remove", "side_car_removed", "side_car_garbage", "other_recipe"])
 def test_damaged_artifact_is_named_and_made_again(tmp_path, caplog, damage):
     store = ArtifactStore(tmp_path)
     artifact = store.get_or_make("corpus", RECIPE, write_two_files)
