@@ -150,7 +150,7 @@ def test_large_vocabularies_use_four_bytes(stories, tmp_path):
     assert documents_of(corpus.train, corpus.tokenizer) == list(prepare_text(store, stories).documents("train"))
 
 
-@given(st.text(alphabet=" ab\n.'é1", max_size=300), st.integers(1, 40))
+@given(st.text(alphabet=" ab\n\t\r\x1c.'é1", max_size=300), st.integers(1, 40))
 def test_long_documents_encode_in_pieces_as_they_do_whole(piece_tokenizer, text, longest):
     pieces = cut(text, longest)
     assert "".join(pieces) == text
