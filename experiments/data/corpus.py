@@ -249,17 +249,15 @@ def _write_tokens(
 def cut(text: str, longest: int) -> list[str]:
     """`text` in pieces of about `longest` characters.
 
-    Cut where one space comes between two characters that are no white space: there byte-level BPE never has a token
-    across, so the pieces encode as the whole does. A text without such a place is left whole.
+    Cut where white space begins with a space or a line break: there byte-level BPE never has a token across, so the
+    pieces encode as the whole does. A text without such a place is left whole.
     """
     pieces, start = [], 0
     while len(text) - start > longest:
         place = start + longest
-        while place < len(text) - 1 and not (
-            text[place] == " " and not text[place - 1].isspace() and not text[place + 1].isspace()
-        ):
+        while place < len(text) and (text[place] not in " \n" or text[place - 1].isspace()):
             place += 1
-        if place >= len(text) - 1:
+        if place == len(text):
             break
         pieces.append(text[start:place])
         start = place
