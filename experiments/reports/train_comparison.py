@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -85,18 +86,24 @@ def _settings(run: Path) -> dict[str, Any]:
 
 def comparison_table(arms: list[Arm], sets: list[str]) -> Table:
     """One row per arm: parameters, cache, perplexity per held-out set, speed."""
-    table = Table(title="held-out perplexity (mean ± standard deviation over seeds)", title_justify="left")
+    table = Table(
+        title="held-out perplexity, mean ± standard deviation over seeds",
+        caption="cache: bytes per token and layer in bf16; speed: training tokens per second",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("attention")
-    table.add_column("parameters", justify="right")
-    table.add_column("cache bytes per token\nand layer (bf16)", justify="right")
+    table.add_column("para-\nmeters", justify="right")
+    table.add_column("cache\nbytes", justify="right")
     for name in sets:
-        table.add_column(f"perplexity\n{name}", justify="right")
-    table.add_column("training\ntokens/s", justify="right")
+        table.add_column(f"perplexity\n{name.replace('_', ' ')}", justify="right", overflow="fold")
+    table.add_column("tokens\nper s", justify="right")
     table.add_column("seeds", justify="right")
     for arm in arms:
         cells = [
             arm.label,
-            f"{arm.mean('parameters'):,.0f}",
+            f"{arm.mean('parameters') / 1e6:.2f}M",
             f"{arm.mean('cache_bytes_per_token_per_layer'):,.0f}",
         ]
         for name in sets:
@@ -127,6 +134,9 @@ def draw_perplexity_against_cache(arms: list[Arm], sets: list[str], directory: P
                 )
                 axis.annotate(arm.label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
             axis.set_xscale("log", base=2)
+            caches = sorted({arm.mean("cache_bytes_per_token_per_layer") for arm in arms})
+            axis.set_xticks(caches, [f"{value:,.0f}" for value in caches])
+            axis.minorticks_off()
             axis.margins(x=0.2, y=0.15)
             axis.set_xlabel("cache bytes per token and layer (bf16)")
             axis.set_ylabel("held-out perplexity")
@@ -134,11 +144,5 @@ def draw_perplexity_against_cache(arms: list[Arm], sets: list[str], directory: P
         seeds = sorted({len(arm.summaries) for arm in arms})
         count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         bars = "; bars: standard deviation over seeds" if seeds[-1] > 1 else ""
-        figure.text(
-            0.5,
-            0.0,
-            f"n = {count} seed{'s' if count != '1' else ''} per point{bars}",
-            ha="center",
-            fontsize=8,
-        )
+        figure.supxlabel(f"n = {count} seed{'s' if count != '1' else ''} per point{bars}", fontsize=8)
         return save_figure(figure, directory / "perplexity_against_cache")
