@@ -20,19 +20,18 @@ def group_options(command: str) -> dict[str, list[str]]:
     return groups
 
 
-def complete_override(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
+def complete_override(ctx: typer.Context, incomplete: str) -> list[str]:
     """Completions of `group=option` and of keys.
 
-    bash breaks words at `=`: there `incomplete` is what follows the sign, and the key is the word before it.
+    bash breaks words at `=`: there a group's name and the sign are words of their own before `incomplete`.
     """
     command = ctx.info_name or ""
     if not (CONF_DIRECTORY / f"{command}.yaml").exists():
         return []
     groups = group_options(command)
-    if incomplete == "=" or (args and args[-1] == "="):
-        key = args[-1] if incomplete == "=" else args[-2] if len(args) > 1 else ""
-        start = "" if incomplete == "=" else incomplete
-        return [option for option in groups.get(key, []) if option.startswith(start)]
+    before = [word for word in ctx.params.get("overrides") or [] if word != "="]
+    if before and before[-1] in groups:
+        return [option for option in groups[before[-1]] if option.startswith(incomplete)]
     key, sign, start = incomplete.partition("=")
     if sign:
         return [f"{key}={option}" for option in groups.get(key, []) if option.startswith(start)]
