@@ -89,7 +89,9 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     rest = iter(words)
     for word in rest:
         option, _, value = word.partition("=")
-        if not word.startswith("-"):
+        if overrides and overrides[-1].endswith("=") and "=" not in word and not word.startswith("-"):
+            overrides[-1] += word  # bash puts a space behind a completed `key=`
+        elif not word.startswith("-"):
             overrides.append(word)
         elif word in FLAGS:
             flags.append(word)

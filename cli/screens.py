@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,15 +53,18 @@ def show_end(console: Console, directory: Path) -> None:
     }
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for key, value in numbers.items():
-        table.add_row(
-            key,
-            f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value,
-        )
+        table.add_row(key, _shown(value))
     console.print(table)
     console.print(f"[bold]results[/]   {directory}", highlight=False, soft_wrap=True)
     offline = sorted(directory.glob("wandb/offline-run-*"))
     if offline:
         console.print(f"[bold]W&B[/]       wandb sync {offline[-1]}", highlight=False, soft_wrap=True)
+
+
+def _shown(value: float | str) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def show_finished_before(console: Console, directory: Path) -> None:
@@ -114,8 +116,3 @@ def _state_of(command: Command, job: Job) -> str:
     directory = Path(job.config.output_dir) / command.name / job.run_id
     status = read_status(directory)
     return "new" if status is None else str(status["state"])
-
-
-def elapsed(seconds: float) -> str:
-    """`75` as `1:15`."""
-    return time.strftime("%H:%M:%S" if seconds >= 3600 else "%M:%S", time.gmtime(seconds))

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
 from conf.train_config import TrainConfig
 from experiments.data.corpus import TokenisedCorpus, prepare_corpus
@@ -289,5 +290,6 @@ def sample_texts(config: TrainConfig, run: Run, model: RlExpForCausalLM, corpus:
 
 def save_model(directory: Path, model: RlExpForCausalLM, corpus: TokenisedCorpus) -> None:
     """Model and tokenizer in the layout of transformers: `from_pretrained(directory)` reads it."""
+    disable_progress_bar()  # one file, and our own bar has just ended
     model.save_pretrained(directory)
     corpus.tokenizer.save_pretrained(directory)

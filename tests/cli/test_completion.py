@@ -36,3 +36,9 @@ def test_zsh_completes_options_behind_the_sign():
     found = completions(_TYPER_COMPLETE_ARGS="rl-exp train attention=gl", _RL_EXP_COMPLETE="complete_zsh")
     assert any('"attention=gla"' in line for line in found)
     assert not any('"attention=gqa"' in line for line in found)
+
+
+def test_the_space_that_bash_puts_behind_a_completed_key_is_no_mistake(rl_exp):
+    result = rl_exp("train", "seed=", "3", "--dry-run")
+    assert result.exit_code == 0
+    assert "seed: 3" in result.output
