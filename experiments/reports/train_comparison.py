@@ -25,6 +25,7 @@ class Arm:
 
     label: str
     mechanism: str
+    runs: list[Path] = field(default_factory=list)
     summaries: list[dict[str, Any]] = field(default_factory=list)
 
     def mean(self, name: str) -> float:
@@ -74,6 +75,7 @@ def gather_arms(runs: list[Path]) -> list[Arm]:
         ]
         identity = tuple(str(setting.get(key)) for key in varying)
         arm = arms.setdefault(identity, Arm(" ".join([mechanism.upper(), *parts]), mechanism))
+        arm.runs.append(run)
         arm.summaries.append(summary)
     return sorted(arms.values(), key=lambda arm: -arm.mean("cache_bytes_per_token_per_layer"))
 

@@ -1,0 +1,80 @@
+"""Tokens and seconds until a held-out loss is reached, per arm of a sweep of `rl-exp train`.
+
+    rl-exp train -m optimizer=adamw,muon seed=0,1,2 training.evaluate_every_tokens=50000
+    python -m experiments.reports.time_to_target outputs/sweeps/train-<id> --loss 4.5
+
+Between two evaluations the loss is interpolated linearly. Seconds are tokens divided by the run's own mean speed, so
+that evaluations do not count; they are comparable only between runs that had the machine to themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments.reports.train_comparison import gather_arms
+from experiments.runs.files import read_json
+
+
+def tokens_to_loss(curve: list[tuple[int, float]], target: float) -> float | None:
+    """Where a curve of (tokens, loss) first falls to `target`; None when it never does."""
+    for (tokens, loss), (next_tokens, next_loss) in zip(curve, curve[1:], strict=False):
+        if next_loss <= target < loss:
+            return tokens + (next_tokens - tokens) * (loss - target) / (loss - next_loss)
+    return None
+
+
+def held_out_curve(run: Path, held_out_set: str) -> list[tuple[int, float]]:
+    """(tokens, loss) of every evaluation of a run, in order."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    key = f"eval/{held_out_set}/loss"
+    return [(row["tokens"], row[key]) for row in rows if row.get(key) is not None]
+
+
+def time_to_target(runs: list[Path], held_out_set: str, target: float) -> Table:
+    """One row per arm: how many seeds reached the target, tokens, seconds, and the final loss."""
+    table = Table(title=f"until the loss on {held_out_set} is {target} nats per token", title_justify="left")
+    table.box = box.SIMPLE_HEAD
+    for column in ("arm", "reached", "tokens", "seconds", "final loss"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm in gather_arms(runs):
+        curves = [held_out_curve(run, held_out_set) for run in arm.runs]
+        tokens = [tokens_to_loss(curve, target) for curve in curves]
+        speeds = [summary["tokens_per_second"] for summary in arm.summaries]
+        reached = [(t, t / speed) for t, speed in zip(tokens, speeds, strict=True) if t is not None]
+        finals = [curve[-1][1] for curve in curves]
+        spread = f" ± {statistics.stdev(finals):.3f}" if len(finals) > 1 else ""
+        table.add_row(
+            arm.label,
+            f"{len(reached)} of {len(curves)}",
+            f"{statistics.fmean(t for t, _ in reached):,.0f}" if reached else "-",
+            f"{statistics.fmean(s for _, s in reached):,.1f}" if reached else "-",
+            f"{statistics.fmean(finals):.3f}{spread}",
+        )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="a folder in outputs/sweeps/")
+    parser.add_argument("--loss", type=float, required=True, help="target, nats per token")
+    parser.add_argument("--held-out-set", default="web_bible")
+    arguments = parser.parse_args()
+    if not (arguments.sweep / "sweep.json").is_file():
+        parser.error(f"{arguments.sweep} is no sweep: name a folder in outputs/sweeps/")
+    jobs = read_json(arguments.sweep / "sweep.json")["jobs"]
+    runs = [arguments.sweep.parent.parent / "train" / job["run_id"] for job in jobs]
+    finished = [run for run in runs if (run / "summary.json").is_file()]
+    if not finished:
+        parser.error(f"no run of {arguments.sweep} has finished")
+    Console().print(time_to_target(finished, arguments.held_out_set, arguments.loss))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Comparisons of training runs, from files alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments.reports.time_to_target import held_out_curve, tokens_to_loss
+from experiments.reports.train_comparison import gather_arms
+
+
+def made_run(folder, name, mechanism, loss, **settings):
+    run = folder / name
+    run.mkdir()
+    (run / "overrides.yaml").write_text("\n".join(f"{key}: {value}" for key, value in settings.items()) + "\n")
+    summary = {"mechanism": mechanism, "cache_bytes_per_token_per_layer": 72, "eval/text/loss": loss}
+    (run / "summary.json").write_text(json.dumps(summary))
+    rows = [{"tokens": t, "eval/text/loss": v} for t, v in ((0, 7.0), (100, 5.0), (200, loss))] + [{"tokens": 200}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def test_runs_that_differ_in_their_seed_only_are_one_arm(tmp_path):
+    runs = [
+        made_run(tmp_path, "a", "gqa", 4.0, seed=0),
+        made_run(tmp_path, "b", "gqa", 3.0, seed=1),
+        made_run(tmp_path, "c", "gta", 2.0, **{"seed": 0, "attention.mechanism": "gta"}),
+        made_run(tmp_path, "d", "gqa", 1.0, **{"seed": 0, "optimizer.learning_rate": 0.1}),
+    ]
+    arms = gather_arms(runs)
+    assert [(len(arm.runs), arm.mean("eval/text/loss")) for arm in arms] == [(2, 3.5), (1, 2.0), (1, 1.0)]
+    assert arms[0].spread("eval/text/loss") == pytest.approx(0.5**0.5)
+    assert arms[2].spread("eval/text/loss") is None
+    assert "learning_rate=0.1" in arms[2].label
+
+
+def test_the_target_is_reached_between_two_evaluations(tmp_path):
+    curve = held_out_curve(made_run(tmp_path, "a", "gqa", 4.0, seed=0), "text")
+    assert curve == [(0, 7.0), (100, 5.0), (200, 4.0)]
+    assert tokens_to_loss(curve, 6.0) == 50
+    assert tokens_to_loss(curve, 4.5) == 150
+    assert tokens_to_loss(curve, 3.9) is None
