@@ -10,37 +10,25 @@ the same folder. A kill at any moment leaves a whole artifact, or a leftover tha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import platform
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from experiments.runs.files import flush_to_disk, read_json, sha256_of_file, write_json
+from experiments.runs.identity import canonical_json, content_hash
+from experiments.runs.manifest import now, package_versions
 
 log = logging.getLogger(__name__)
 
 SIDE_CAR = "artifact.json"
 ADDRESS_DIGITS = 16
-RECORDED_PACKAGES = (
-    "rl-exp",
-    "numpy",
-    "pyarrow",
-    "tokenizers",
-    "transformers",
-    "datasets",
-    "torch",
-    "safetensors",
-)
 
 
 @dataclass(frozen=True)
@@ -146,18 +134,11 @@ class ArtifactStore:
 
 def address_of(recipe: Mapping[str, Any]) -> str:
     """The content address: the first 16 hexadecimal digits of the sha256 of the recipe's canonical JSON."""
-    return hashlib.sha256(_canonical(recipe).encode("utf-8")).hexdigest()[:ADDRESS_DIGITS]
-
-
-def _canonical(recipe: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"a recipe must be plain JSON (text, numbers, lists, mappings): {error}") from error
+    return content_hash(recipe, ADDRESS_DIGITS)
 
 
 def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(_canonical(recipe))
+    plain: dict[str, Any] = json.loads(canonical_json(recipe))
     return plain
 
 
@@ -205,8 +186,8 @@ def _make(
             "recipe": _plain(recipe),
             "facts": _plain(facts or {}),
             "files": files,
-            "versions": _versions(),
-            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": package_versions(),
+            "made": now(),
         }
         write_json(aside / SIDE_CAR, side_car)
         flush_to_disk(aside)
@@ -218,13 +199,3 @@ def _make(
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return _load(folder)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

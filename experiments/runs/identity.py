@@ -12,8 +12,14 @@ NOT_IDENTITY = ("tracking", "output_dir", "force", "hydra")
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no white space, so that equal values have equal texts. NaN is refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    """JSON with sorted keys and no white space, so that equal values have equal texts.
+
+    ValueError for what is no plain JSON: objects, NaN.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"only plain JSON (text, numbers, lists, mappings) has a content hash: {error}") from error
 
 
 def content_hash(value: object, digits: int = 16) -> str:

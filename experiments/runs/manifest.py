@@ -31,15 +31,16 @@ def now() -> str:
 def describe_environment() -> dict[str, Any]:
     """Versions, machine and git state. Environment variables are left out on purpose: they hold keys."""
     return {
-        "versions": {"python": platform.python_version()} | _package_versions(),
+        "versions": package_versions(),
         "machine": _machine(),
         "git": _git_state(),
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
     }
 
 
-def _package_versions() -> dict[str, str]:
-    versions = {}
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that results may depend on."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
