@@ -168,6 +168,19 @@ class DecodeCache:
         """Forget a whole sequence: its place and its pages serve the next one."""
         self.roll_back([int(self._lengths[sequence])], [sequence])
 
+    def copy_prefix(self, source: int, targets: Sequence[int], count: int) -> None:
+        """Give each of the empty sequences `targets` the first `count` tokens of `source`, in all layers.
+
+        Samples of one prompt compute it once. Raises CacheFullError as `reserve` does.
+        """
+        step = self.reserve([count] * len(targets), targets)
+        tokens = np.arange(count)
+        pages = self._page_table[source, tokens // self.page_size].astype(np.int64)
+        slots = torch.from_numpy(pages * self.page_size + tokens % self.page_size).to(self.device)
+        for layer, storage in enumerate(self.storage):
+            rows = storage.view(-1, storage.shape[-1]).index_select(0, slots)
+            step.append_rows(layer, rows.repeat(len(targets), 1))
+
     def _requested(self, counts: Sequence[int] | int, sequences: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
         sequence_ids = np.arange(self.batch_size) if sequences is None else np.asarray(sequences, np.int64)
         if len(np.unique(sequence_ids)) != len(sequence_ids):
@@ -207,7 +220,8 @@ class CacheStep:
         pages = cache._page_table[rows, cells // cache.page_size].astype(np.int64)
         slots = pages * cache.page_size + cells % cache.page_size
         self._slots = torch.from_numpy(slots[is_new]).to(cache.device)
-        self._new = None if is_new.all() else torch.from_numpy(np.flatnonzero(is_new)).to(cache.device)
+        # Which of the b * T columns are new tokens; None where all are
+        self.new = None if is_new.all() else torch.from_numpy(np.flatnonzero(is_new)).to(cache.device)
         self._states_shape = (len(sequence_ids), self.query_length)
         self.positions = torch.from_numpy(positions).to(cache.device)  # [b, T] int32; negative where not a token
         self.lengths = torch.from_numpy(cache._lengths[sequence_ids]).to(cache.device)
@@ -229,8 +243,13 @@ class CacheStep:
         offset = 0
         for state in states:
             columns = state.reshape(-1, state.shape[2] * state.shape[3])  # [b*T, heads*dim]
-            if self._new is not None:
-                columns = columns.index_select(0, self._new)
+            if self.new is not None:
+                columns = columns.index_select(0, self.new)
             target = rows[:, offset : offset + columns.shape[1]]
             target.index_copy_(0, self._slots, columns.to(storage.dtype))
             offset += columns.shape[1]
+
+    def append_rows(self, layer: int, rows: Tensor) -> None:
+        """Write whole rows of new tokens only, [sum(counts), E]: sequence by sequence, each in token order."""
+        storage = self.cache.storage[layer]
+        storage.view(-1, storage.shape[-1]).index_copy_(0, self._slots, rows.to(storage.dtype))

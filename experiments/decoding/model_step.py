@@ -1,0 +1,210 @@
+"""A whole model over the decode cache: prompts in training form, then a few new tokens at a time in decode form.
+
+Legend: b sequences, T new tokens of each, N tokens in all, V vocabulary, H query heads, D head dim.
+
+Prompts are packed: every matrix product runs over the real tokens of all prompts and attention over runs of prompts of
+equal length, so no padding is computed. Samples of one prompt share its computation, and each gets its own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models.causal_attention import causal_attention
+from ..models.rotary import rotation_at
+from ..models.shapes import AttentionMechanism
+from ..models.transformer import RlExpForCausalLM
+from .attention import DecodeKernel, attend
+from .cache import CacheLayer, CacheStep, DecodeCache
+from .prepared_layer import PreparedLinear, Rotations, prepared_layer, weights_of
+
+
+class DecodeModel:
+    """Prefill and decode of an `RlExpForCausalLM` in fp32, whatever the dtype of its parameters.
+
+    It holds a copy of the weights in the form that small steps want: call `refresh` when the model has changed.
+    `kernel` None is the C++ kernel on a CPU and the reference elsewhere. Keys that are rotated on reading
+    (`tied_key_value`) have no kernel: attention is plain torch there and `kernel` has no effect.
+    """
+
+    def __init__(self, model: RlExpForCausalLM, *, kernel: DecodeKernel | str | None = None) -> None:
+        self.shape = model.config.attention_shape()
+        if self.shape.head_dim % 2:
+            raise ValueError(
+                f"head_dim={self.shape.head_dim} is odd: the decode engine holds rotated dimensions in pairs and needs "
+                "an even head_dim (the model's own generate has no such limit)"
+            )
+        self.decoder, self.config = model.decoder, model.config
+        self._head = model.head
+        self.device: torch.device = model.head.weight.device
+        if kernel is None:
+            kernel = DecodeKernel.cpu if self.device.type == "cpu" else DecodeKernel.reference
+        self.kernel = DecodeKernel(kernel)
+        self.layers = [prepared_layer(block) for block in self.decoder.blocks]
+        self._turns = torch.empty(0, 0, dtype=torch.complex64)
+        self._prepare_head()
+
+    def refresh(self) -> None:
+        """Take the model's present weights, in milliseconds: after every update of a policy."""
+        for layer in self.layers:
+            layer.refresh()
+        self._prepare_head()
+
+    def new_cache(
+        self,
+        *,
+        batch_size: int,
+        max_length: int,
+        page_size: int | None = None,
+        pages: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> DecodeCache:
+        """An empty cache for this model; see `DecodeCache`."""
+        return DecodeCache(
+            self.shape,
+            layers=len(self.layers),
+            batch_size=batch_size,
+            max_length=max_length,
+            page_size=page_size,
+            pages=pages,
+            dtype=dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def prefill(
+        self,
+        cache: DecodeCache,
+        prompts: Sequence[Sequence[int]],
+        sequences: Sequence[Sequence[int]],
+        *,
+        chunk_tokens: int = 8192,
+    ) -> Tensor:
+        """Read `prompts` into the cache and return the logits after each, [prompts, V].
+
+        Prompt i is computed once and written to every empty sequence in `sequences[i]`. At most `chunk_tokens` are in
+        work at a time, but always one whole prompt.
+        """
+        if not prompts or min(map(len, prompts)) == 0:
+            raise ValueError("a prompt needs at least 1 token: give it a beginning-of-text token")
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        logits = torch.empty(len(prompts), self.config.vocab_size, device=self.device)
+        while order:
+            taken, tokens = 1, len(prompts[order[0]])
+            while taken < len(order) and tokens + len(prompts[order[taken]]) <= chunk_tokens:
+                tokens += len(prompts[order[taken]])
+                taken += 1
+            chunk, order = order[:taken], order[taken:]
+            places = [sequences[index] for index in chunk]
+            logits[chunk] = self._prefill_chunk(cache, [prompts[index] for index in chunk], places)
+        return logits
+
+    @torch.inference_mode()
+    def decode(
+        self, cache: DecodeCache, tokens: Tensor, sequences: Sequence[int], counts: Sequence[int] | None = None
+    ) -> Tensor:
+        """Append the new `tokens` [b, T] of `sequences` and return the logits after each of them, [b, T, V].
+
+        With `counts` the last counts[i] columns of row i are tokens; logits of the others have no meaning.
+        """
+        batch, query_length = tokens.shape
+        step = cache.reserve(query_length if counts is None else counts, sequences)
+        hidden = self._embed(tokens.flatten())  # (N, d) with N = b * T
+        rotation = self._rotation(step.positions.flatten().clamp(min=0), cache.max_length)
+        for index, layer in enumerate(self.layers):
+            queries, rows, gate = layer.project(hidden, rotation)
+            step.append_rows(index, rows if step.new is None else rows.index_select(0, step.new))
+            queries = layer.absorb(queries).unflatten(0, (batch, query_length))
+            heads = self._attend(queries, step, index, cache.max_length).flatten(0, 1)
+            hidden = layer.finish(hidden, layer.release(heads), gate)
+        return self._logits(hidden).unflatten(0, (batch, query_length))
+
+    def _prefill_chunk(
+        self, cache: DecodeCache, prompts: Sequence[Sequence[int]], places: Sequence[Sequence[int]]
+    ) -> Tensor:
+        lengths = [len(prompt) for prompt in prompts]
+        starts = [0]
+        for length in lengths:
+            starts.append(starts[-1] + length)
+        step = cache.reserve(
+            [length for length, place in zip(lengths, places, strict=True) for _ in place],
+            [sequence for place in places for sequence in place],
+        )
+        copies = None  # where the rows of the step's sequences come from, when prompts are shared
+        if any(len(place) != 1 for place in places):
+            spans = [torch.arange(start, end) for start, end in zip(starts, starts[1:], strict=False)]
+            copies = torch.cat([span for span, place in zip(spans, places, strict=True) for _ in place])
+            copies = copies.to(self.device)
+        runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+        positions = torch.cat([torch.arange(length).repeat(count) for length, count in runs]).to(self.device)
+        rotation = self._rotation(positions, cache.max_length)
+        last = torch.tensor(starts[1:], device=self.device) - 1
+
+        hidden = self._embed(torch.tensor([token for prompt in prompts for token in prompt], device=self.device))
+        for index, layer in enumerate(self.layers):
+            queries, rows, gate = layer.project(hidden, rotation)
+            step.append_rows(index, rows if copies is None else rows.index_select(0, copies))
+            keys, values = layer.expand(rows, rotation)
+            heads = hidden.new_empty(len(hidden), self.shape.query_heads * self.shape.head_dim)
+            start = 0
+            for length, count in runs:  # right padding would need no mask either, but would be computed
+                run = slice(start, start + length * count)
+                parts = (part[run].unflatten(0, (count, length)) for part in (queries, keys, values))
+                heads[run] = causal_attention(*parts, None, self.shape.softmax_scale).flatten(2).flatten(0, 1)
+                start = run.stop
+            hidden = layer.finish(hidden, heads, gate)
+        return self._logits(hidden.index_select(0, last))
+
+    def _attend(self, queries: Tensor, step: CacheStep, index: int, max_length: int) -> Tensor:
+        if self.shape.mechanism is AttentionMechanism.tied_key_value:
+            return self._attend_rotating(queries, step.layer(index), step.lengths, max_length)
+        return attend(self.shape, queries, step.layer(index), step.lengths, kernel=self.kernel)
+
+    def _attend_rotating(self, queries: Tensor, layer: CacheLayer, lengths: Tensor, max_length: int) -> Tensor:
+        """Decode attention where a key is the cached state, rotated at its own position: (b, T, H, D)."""
+        longest, page_size = int(lengths.max()), layer.storage.shape[1]
+        pages = layer.page_table[:, : -(-longest // page_size)].clamp(0, len(layer.storage) - 1).long()
+        rows = layer.storage[:, :longest][pages].flatten(1, 2)[:, :longest].float()  # (b, longest, E)
+        times = torch.arange(longest, device=self.device)
+        rows = rows.masked_fill((times >= lengths[:, None])[..., None], 0.0)  # what lies there may be NaN
+        tied = rows.unflatten(-1, (self.shape.key_value_heads, self.shape.head_dim))
+        keys = tied.flatten(0, 1).clone()
+        Rotations(self._table(max_length)[:longest].repeat(len(lengths), 1)).of_heads(keys)
+        seen = lengths[:, None] - queries.shape[1] + torch.arange(queries.shape[1], device=self.device)  # (b, T)
+        heads = F.scaled_dot_product_attention(
+            queries.transpose(1, 2),
+            keys.view_as(tied).transpose(1, 2),
+            tied.transpose(1, 2),
+            attn_mask=(times <= seen.clamp(min=0)[..., None]).unsqueeze(1),
+            scale=self.shape.softmax_scale,
+            enable_gqa=self.shape.group_size > 1,
+        )
+        return heads.transpose(1, 2)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.decoder.embedding.weight).float()
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.head(F.rms_norm(hidden, (hidden.shape[-1],), None, self.decoder.norm.eps))
+
+    def _prepare_head(self) -> None:
+        self.head = PreparedLinear(weights_of(self._head.weight) * weights_of(self.decoder.norm.weight))
+
+    def _rotation(self, positions: Tensor, max_length: int) -> Rotations:
+        return Rotations(self._table(max_length).index_select(0, positions))
+
+    def _table(self, max_length: int) -> Tensor:
+        """The rotation of every position, (at least max_length, R/2) complex64."""
+        if len(self._turns) < max_length:
+            positions = torch.arange(max_length, device=self.device)[None]
+            rotation = rotation_at(positions, self.shape.rope_dim, self.config.rope_base, torch.float32)
+            empty = torch.empty(max_length, 0, device=self.device)
+            cosine, sine = (empty, empty) if rotation is None else (part[0, :, 0] for part in rotation)
+            self._turns = torch.complex(cosine, sine)
+        return cast(Tensor, self._turns)
