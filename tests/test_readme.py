@@ -1,0 +1,75 @@
+"""Every command line of the README runs, at tiny size."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.runs.artifacts import ArtifactStore
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+TINY = {
+    "train": [
+        "model.layers=1",
+        "threads=1",
+        "training.tokens=2048",
+        "training.batch_size=4",
+        "training.sequence_length=32",
+        "training.evaluation_tokens=256",
+        "training.final_evaluation_tokens=256",
+        "training.sample_tokens=4",
+        "tracking.mode=disabled",
+    ],
+}
+NEEDS_MORE = ("needs the network", "device=cuda")
+
+
+def command_lines() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("rl-exp ")]
+    return [line.strip() for line in lines if not any(word in line for word in NEEDS_MORE)]
+
+
+@pytest.fixture(scope="session")
+def prepared_outputs(tmp_path_factory) -> Path:
+    """Artifacts are made once for all commands of this file."""
+    folder = tmp_path_factory.mktemp("readme") / "outputs"
+    ArtifactStore(folder / "artifacts")
+    return folder
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_a_command_of_the_readme_runs(line, rl_exp, tmp_path, prepared_outputs):
+    words = shlex.split(line, comments=True)[1:]
+    (tmp_path / "my_texts").mkdir()
+    shutil.copy(ROOT / "README.md", tmp_path / "my_texts" / "one.txt")
+    result = rl_exp(*words, *TINY.get(words[0], []), f"output_dir={prepared_outputs}")
+    assert result.exit_code == 0, result.output
+
+
+def test_the_python_of_the_readme_runs_on_a_trained_model(rl_exp, prepared_outputs):
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert rl_exp("train", *TINY["train"], "seed=9", f"output_dir={prepared_outputs}").exit_code == 0
+    folder = max((prepared_outputs / "train").iterdir(), key=lambda run: run.stat().st_mtime)
+    code = snippet.replace("outputs/train/<run id>", str(folder))
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([a-z-]+)", README, re.M):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_the_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if not target.startswith(("http", "#")):
+            assert (ROOT / target).exists(), target
