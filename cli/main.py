@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import train
+from cli import bench, train
 
 HELP = """Run, measure and extend three papers from one command line: hardware-efficient attention, reward models as
 teachers, and beneficial reward errors.
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("train", **train.SETTINGS)(train.train)
+app.command("bench", **bench.SETTINGS)(bench.bench)
 # app.command("controlled", **controlled.SETTINGS)(controlled.controlled)
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     command.name: command
     for command in (
         Command("train", "conf.train_config", "TrainConfig", step_name="tokens"),
+        Command("bench", "conf.bench_config", "BenchConfig", step_name="cell"),
         Command("controlled", "conf.controlled_config", "ControlledConfig", step_name="step"),
     )
 }

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A room may import the rooms on later lines, not those on its own line or above.
 ROOM_LAYERS = [
-    {"controlled_experiments", "training", "reports"},
+    {"bench_modes", "controlled_experiments", "training", "reports"},
     {"decoding", "reward_metrics", "policies"},
     {"models", "data"},
     {"runs"},

@@ -1,0 +1,245 @@
+"""The schema of `rl-exp bench`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+
+from hydra.core.config_store import ConfigStore
+
+from conf.run_config import RunConfig
+from conf.train_config import AttentionConfig, ModelConfig, TrainConfig
+from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
+
+LARGEST_PAGE = 64
+# Where a mechanism's number of cached heads is a choice, a name may end with it, as in the paper: gqa-8, gla-4.
+HEADS_FIELD = {
+    AttentionMechanism.gqa: "key_value_heads",
+    AttentionMechanism.gta: "tied_heads",
+    AttentionMechanism.gla: "latent_heads",
+    AttentionMechanism.tied_key_value: "key_value_heads",
+}
+
+
+class BenchMode(Enum):
+    """`attention`: one layer's decode step. `generate`: a whole model, prefill and decode. `serving`: a live queue."""
+
+    attention = "attention"
+    generate = "generate"
+    serving = "serving"
+
+
+class StorageDtype(Enum):
+    """How a cache stores its elements; arithmetic is fp32 in both."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class BenchKernel(Enum):
+    """`cpu` and `reference` are ours; `sdpa`, `matmul` and `flex` are what torch offers on the same numbers."""
+
+    cpu = "cpu"
+    reference = "reference"
+    sdpa = "sdpa"
+    matmul = "matmul"
+    flex = "flex"
+
+
+class LengthDistribution(Enum):
+    """Of prompt and output lengths, in tokens."""
+
+    fixed = "fixed"
+    uniform = "uniform"
+    lognormal = "lognormal"
+
+
+@dataclass
+class GridConfig:
+    """What is measured: every combination of the lists is one cell."""
+
+    mechanism: list[str] = field(default_factory=lambda: ["mha", "gqa", "gta", "mla", "gla"])
+    batch: list[int] = field(default_factory=lambda: [8])
+    context: list[int] = field(default_factory=lambda: [4096])
+    query_length: list[int] = field(default_factory=lambda: [1])
+    dtype: list[StorageDtype] = field(default_factory=lambda: [StorageDtype.fp32])
+    page_size: list[int | None] = field(default_factory=lambda: [None])  # null: contiguous
+    threads: list[int | None] = field(default_factory=lambda: [None])  # null: the command's `threads`
+    kernel: list[BenchKernel] = field(default_factory=lambda: [BenchKernel.cpu])
+    policy: str | None = None  # generate, serving: a trained run's model folder instead of random weights
+    rounds: int = 7  # visits to every cell, each round in a new random order
+    cell_seconds: float = 2.0  # a slow cell gets fewer rounds (at least 3), so that one does not eat the whole time
+    memory_share: float = 0.8  # of the free memory that one cell may take
+    tensor_parallel: list[int] = field(default_factory=lambda: [1, 2, 4, 8])  # of the table of bytes per device
+    flush: bool = True  # cells beyond the last-level cache visit several layers in turn, as a model does
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("mechanism", "batch", "context", "query_length", "dtype", "page_size"),
+            *("threads", "kernel", "tensor_parallel"),
+        ):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"bench.{name} is empty: name at least one value, such as bench.{name}=[...]")
+            if len(values) != len(set(values)):
+                raise ValueError(f"bench.{name}={_shown(values)} names a value twice")
+        for name in ("batch", "context", "query_length", "threads", "tensor_parallel"):
+            for value in getattr(self, name):
+                if value is not None and value < 1:
+                    raise ValueError(f"bench.{name}={_shown(getattr(self, name))} is impossible: use 1 or more")
+        for size in self.page_size:
+            if size is not None and not 1 <= size <= LARGEST_PAGE:
+                raise ValueError(
+                    f"bench.page_size={_shown(self.page_size)} is impossible: use 1 to {LARGEST_PAGE}, or null for a "
+                    "contiguous cache"
+                )
+        for name in self.mechanism:
+            named_mechanism(name)
+        if self.rounds < 1:
+            raise ValueError(f"bench.rounds={self.rounds} is impossible: use 1 or more")
+        if self.cell_seconds <= 0:
+            raise ValueError(f"bench.cell_seconds={self.cell_seconds} is impossible: it must be positive")
+        if not 0 < self.memory_share <= 1:
+            raise ValueError(f"bench.memory_share={self.memory_share} is impossible: it must be in (0, 1]")
+
+
+@dataclass
+class GenerateConfig:
+    """Whole-model decoding."""
+
+    new_tokens: int = 32
+    vocabulary_size: int = 4096  # of a model with random weights
+    transformers: bool = False  # also transformers' own generate on the same weights
+    speculative: bool = False  # also prompt-lookup speculation, whose greedy text must be the same
+    draft_tokens: int = 4  # proposed per step
+    repeated_words: int = 16  # speculation: the prompt repeats this many tokens, so that there is something to look up
+
+    def __post_init__(self) -> None:
+        for name in ("new_tokens", "vocabulary_size", "draft_tokens", "repeated_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"generate.{name}={getattr(self, name)} is impossible: it must be at least 1")
+
+
+@dataclass
+class LengthConfig:
+    """A distribution of lengths. `spread` is its standard deviation over its mean; `fixed` has none."""
+
+    distribution: LengthDistribution = LengthDistribution.lognormal
+    mean: int = 128
+    spread: float = 0.5
+    longest: int = 512  # longer draws are cut
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mean <= self.longest:
+            raise ValueError(f"mean={self.mean} is impossible: it must be in 1..longest={self.longest}")
+        if self.spread < 0:
+            raise ValueError(f"spread={self.spread} is impossible: it must be 0 or more")
+
+
+@dataclass
+class ServingConfig:
+    """Requests that arrive while others are being served, and a cache that only holds so many."""
+
+    requests: int = 32
+    arrivals_per_second: float = 20.0  # Poisson
+    prompt: LengthConfig = field(default_factory=LengthConfig)
+    output: LengthConfig = field(default_factory=lambda: LengthConfig(mean=32, longest=128))
+    cache_megabytes: float = 16.0  # for all layers: what every mechanism gets, whatever a token costs it
+    largest_batch: int = 32
+    page_size: int = 16
+    vocabulary_size: int = 4096  # of a model with random weights
+
+    def __post_init__(self) -> None:
+        for name in ("requests", "arrivals_per_second", "cache_megabytes", "largest_batch", "vocabulary_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"serving.{name}={getattr(self, name)} is impossible: it must be positive")
+        if not 1 <= self.page_size <= LARGEST_PAGE:
+            raise ValueError(f"serving.page_size={self.page_size} is impossible: use 1 to {LARGEST_PAGE}")
+
+
+@dataclass
+class BenchConfig(RunConfig):
+    """`rl-exp bench`: decode speed and cache bytes of attention mechanisms against the limit of the machine."""
+
+    mode: BenchMode = BenchMode.attention
+    model: ModelConfig = field(default_factory=ModelConfig)
+    bench: GridConfig = field(default_factory=GridConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.bench.mechanism:
+            try:
+                self.attention_shape(name)
+            except ValueError as error:
+                raise ValueError(f"bench.mechanism: {name} does not fit this model: {error}") from None
+        if self.mode is BenchMode.attention:
+            self._refuse_grid_beyond_memory()
+
+    def attention_shape(self, name: str) -> AttentionShape:
+        """The layer of mechanism `name` (gta, gqa-8) at the size of `model`."""
+        return self._as_training(name).attention_shape()
+
+    def model_shape(self, name: str, vocabulary_size: int) -> ModelShape:
+        """The whole model of mechanism `name`, with the parameters of the MHA model of this size."""
+        return self._as_training(name).model_shape(vocabulary_size)
+
+    def _as_training(self, name: str) -> TrainConfig:
+        mechanism, heads = named_mechanism(name)
+        attention = AttentionConfig(mechanism=mechanism)
+        if heads is not None:
+            setattr(attention, HEADS_FIELD[mechanism], heads)
+        return TrainConfig(attention=attention, model=self.model)
+
+    def _refuse_grid_beyond_memory(self) -> None:
+        """A grid of which no cell could ever fit; single cells that do not fit are left out, and said, by the run."""
+        element = {StorageDtype.fp32: 4, StorageDtype.bf16: 2}
+        needed, name = min(
+            (self.attention_shape(name).cached_elements() * min(element[dtype] for dtype in self.bench.dtype), name)
+            for name in self.bench.mechanism
+        )
+        needed *= min(self.bench.batch) * min(self.bench.context)
+        memory = physical_memory()
+        if memory is not None and needed > memory:
+            raise ValueError(
+                f"bench.context={_shown(self.bench.context)} with bench.batch={_shown(self.bench.batch)}: even the "
+                f"smallest cell ({name}) needs {needed / 1e9:,.0f} GB, this machine has {memory / 1e9:,.0f} GB: "
+                "use shorter contexts or smaller batches"
+            )
+
+
+def named_mechanism(name: str) -> tuple[AttentionMechanism, int | None]:
+    """`gqa-8` as the mechanism and its number of cached heads; None where the name leaves it to the paper's default."""
+    word, dash, number = name.partition("-")
+    known = [str(mechanism.value) for mechanism in AttentionMechanism]
+    if word not in known:
+        near = difflib.get_close_matches(word, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"bench.mechanism: {name!r} is unknown: use {', '.join(known)}, or such as gqa-8.{hint}")
+    mechanism = AttentionMechanism(word)
+    if not dash:
+        return mechanism, None
+    if mechanism not in HEADS_FIELD:
+        raise ValueError(f"bench.mechanism: {name!r} is impossible: the cached heads of {word} are no choice")
+    if not number.isdigit() or int(number) < 1:
+        raise ValueError(f"bench.mechanism: {name!r} is impossible: write such as {word}-4")
+    return mechanism, int(number)
+
+
+def physical_memory() -> int | None:
+    """Bytes of this machine's memory, or None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _shown(values: list) -> str:
+    texts = ("null" if value is None else str(getattr(value, "value", value)) for value in values)
+    return f"[{','.join(texts)}]"
+
+
+ConfigStore.instance().store(name="bench_schema", node=BenchConfig)
