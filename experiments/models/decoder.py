@@ -18,7 +18,7 @@ from .grouped_query import GroupedQueryAttention
 from .grouped_tied import GroupedTiedAttention
 from .latent import LatentAttention
 from .masks import decoding_mask, padded_to, training_mask
-from .rotary import rotation_at
+from .rotary import Rotation, rotation_at
 from .shapes import AttentionMechanism
 from .tied_key_value import TiedKeyValueAttention
 
@@ -57,6 +57,8 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.rope_dim = config.attention_shape().rope_dim
+        self.rotates_on_reading = ATTENTION_CLASSES[config.attention].rotates_on_reading
 
     def forward(
         self,
@@ -119,7 +121,7 @@ class Decoder(nn.Module):
             position_ids = cached_positions[:, slots]
         mask = decoding_mask(slots, cached_length, attention_mask)
         rotation = self._rotation(position_ids, hidden.dtype)
-        if not self.blocks[0].attention.rotates_on_reading:
+        if not self.rotates_on_reading:
             return Context(rotation, mask, decoding=True)
         # Positions count real tokens; wherever the caller starts counting, cached tokens keep their
         # distances.
@@ -127,8 +129,8 @@ class Decoder(nn.Module):
         cached_rotation = self._rotation(cached_positions + shift, hidden.dtype)
         return Context(rotation, mask, cached_rotation, decoding=True)
 
-    def _rotation(self, positions: Tensor, dtype: torch.dtype):
-        return rotation_at(positions, self.blocks[0].attention.shape.rope_dim, self.config.rope_base, dtype)
+    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation | None:
+        return rotation_at(positions, self.rope_dim, self.config.rope_base, dtype)
 
 
 def _past_length(cache: Cache | None, length: int) -> int | Tensor:

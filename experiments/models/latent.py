@@ -101,7 +101,9 @@ class LatentNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(heads * dim))
 
     def forward(self, latent: Tensor) -> Tensor:
-        weight = self.weight * self.factor if self.factor != 1.0 else self.weight
+        weight = self.weight.to(latent.dtype)  # under autocast the latent is narrower than its weight
+        if self.factor != 1.0:
+            weight = weight * self.factor
         if self.heads == 1:
             return F.rms_norm(latent, (self.dim,), weight, self.epsilon)
         heads = F.rms_norm(latent.unflatten(-1, (self.heads, self.dim)), (self.dim,), None, self.epsilon)

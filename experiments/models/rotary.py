@@ -6,7 +6,7 @@ convention of Llama; rotated dimensions come last in a head (GTA and GLA, arXiv 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,36 @@ def rotate(heads: Tensor, rotation: Rotation | None) -> Tensor:
     """Rotate the last R dimensions of every head (B, T, H, D); the leading D - R stay as they are."""
     if rotation is None:
         return heads
-    cosine, sine = rotation
+    cosine, sine = (table.to(heads.dtype) for table in rotation)  # under autocast heads are narrower than tables
+    if not torch.compiler.is_compiling():
+        return _Rotate.apply(heads, cosine, sine)
     half = cosine.shape[-1]
     still, first, second = heads.split([heads.shape[-1] - 2 * half, half, half], dim=-1)
     return torch.cat((still, first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+
+class _Rotate(torch.autograd.Function):
+    """The same outside of the compiler: half the passes over memory, and nothing of the heads is kept.
+
+    The gradient of a rotation is the rotation back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        half = cosine.shape[-1]
+        widths = [heads.shape[-1] - 2 * half, half, half]
+        rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
+        still, first, second = heads.split(widths, dim=-1)
+        same, rotated_first, rotated_second = rotated.split(widths, dim=-1)
+        same.copy_(still)
+        torch.mul(first, cosine, out=rotated_first)
+        rotated_first.addcmul_(second, sine, value=-1)
+        torch.mul(second, cosine, out=rotated_second)
+        rotated_second.addcmul_(first, sine)
+        return rotated
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return _Rotate.apply(gradient, cosine, -sine), None, None

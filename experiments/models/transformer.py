@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -26,9 +25,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from .configuration import RlExpConfig
 from .decoder import Decoder
 from .initialisation import initialise
+from .linear_cross_entropy import linear_cross_entropy
 from .masks import padded_to
-
-IGNORED_TARGET = -100  # targets with this value take no part in a loss
 
 
 class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
@@ -59,15 +57,20 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         document_ids: Tensor | None = None,
+        targets: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple:
         """The interface of transformers. `labels` (B, T) are the input ids again: they are shifted here.
 
-        `attention_mask` is (B, T), or (B, cached + T) with a cache. `document_ids` (B, T) keep packed
-        documents apart.
+        `attention_mask` is (B, T), or (B, cached + T) with a cache. `document_ids` (B, T) keep packed documents
+        apart. With `targets` only `loss` is computed and no logits: for wrappers such as DDP, which have to see the
+        training step go through `forward`.
         """
+        if targets is not None:
+            loss = self.loss(input_ids, targets, position_ids, document_ids)
+            return CausalLMOutputWithPast(loss=loss) if return_dict is None or return_dict else (loss,)
         if kwargs.pop("output_attentions", None):
             raise ValueError("output_attentions=True is not available: fused attention never forms the weights")
         use_cache = self.config.use_cache if use_cache is None else use_cache
@@ -112,16 +115,13 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         """Cross entropy in nats of the `targets` (B, T), which stand where they are predicted: nothing is
         shifted.
 
-        The training entry: no cache, no copies of the logits. Targets of -100 are left out. `position_ids` (B
-        or 1, T) count from 0 along the row when None; `document_ids` (B, T) stop attention at document
-        borders. `reduction` is that of torch: "mean" over the targets that count, "sum", or "none" for (B,
-        T).
+        The training entry: no cache, and the logits never exist as a whole. Targets of -100 are left out.
+        `position_ids` (B or 1, T) count from 0 along the row when None; `document_ids` (B, T) stop attention at
+        document borders. `reduction` is that of torch: "mean" over the targets that count, "sum", or "none" for
+        (B, T). Rows without padding only: padding at the end needs no mask, its targets are -100.
         """
         hidden = self.decoder(input_ids, position_ids=position_ids, document_ids=document_ids)
-        logits = self.head(hidden).flatten(0, 1)  # (B * T, V)
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
-        losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED_TARGET, reduction=reduction)
+        losses = linear_cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten(), reduction)
         return losses.view_as(targets) if reduction == "none" else losses
 
     def get_input_embeddings(self) -> nn.Module:
