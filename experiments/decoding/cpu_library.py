@@ -50,7 +50,10 @@ def cpu_library() -> ctypes.CDLL | None:
 def _flags() -> list[str]:
     # Exact IEEE results are kept (infinities and NaN behave); only errno and traps are given up.
     arch = os.environ.get("RL_EXP_KERNEL_ARCH", "native")
-    return ["-O3", f"-march={arch}", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+    return [
+        *("-O3", f"-march={arch}", "-fopenmp", "-fvisibility=hidden"),
+        *("-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
+    ]
 
 
 def _built_library() -> Path:

@@ -37,17 +37,18 @@ float read_range(const float* data, int64_t begin, int64_t end) {
 
 extern "C" {
 
-// Floating-point operations done: `rounds` rounds on each of `threads` threads.
-int64_t rl_exp_multiply_add(int64_t rounds, int threads, float* sink) {
+EXPORT int rl_exp_vector_width() { return kWidth; }  // fp32 lanes
+
+// rounds * threads * 12 * vector width multiply-adds.
+EXPORT void rl_exp_multiply_add(int64_t rounds, int threads, float* sink) {
   float total = 0;
 #pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(+ : total)
   for (int i = 0; i < threads; ++i) total += multiply_add(rounds);
   *sink = total;
-  return rounds * threads * 12 * kWidth * 2;
 }
 
 // Reads `elements` floats once (each thread its share), `repeats` times over.
-void rl_exp_read(const float* data, int64_t elements, int64_t repeats, int threads, float* sink) {
+EXPORT void rl_exp_read(const float* data, int64_t elements, int64_t repeats, int threads, float* sink) {
   float total = 0;
 #pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(+ : total)
   for (int i = 0; i < threads; ++i)

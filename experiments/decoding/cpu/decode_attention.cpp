@@ -42,6 +42,7 @@ struct Problem {
 namespace {
 
 constexpr float kFloor = -std::numeric_limits<float>::max();  // a running maximum that has seen nothing
+constexpr int64_t kValueRows = 6;  // the largest block of the value kernel
 constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
 int64_t tile_bytes() { static const char* e = std::getenv("TILE_BYTES"); return e ? std::atoll(e) : 32 * 1024; }
@@ -57,11 +58,13 @@ struct Plan {
   int64_t value_dim;      // of an output
   int64_t padded_value;   // value_dim in whole vectors
   int64_t row_elements;   // of the cache
-  bool direct;            // tiles are cache rows as they lie, else widened and padded copies
+  int64_t row_bytes;
+  bool unpadded;  // every state and segment is whole vectors: a tile row looks like a cache row
+  bool direct;    // and fp32: tiles need no copy
   int64_t tile_elements;  // of a tile row
   int64_t tile_rows;
   Segment segments[2];
-  int64_t packed_group;   // elements of one cached head's packed queries
+  int64_t packed_row;     // elements of one packed query row
   int64_t value_offset, value_stride;
   int64_t state_tile_dims[2];
 
@@ -69,24 +72,26 @@ struct Plan {
     group_rows = p.query_heads / p.cached_heads * p.query_length;
     rows = round_up(p.query_heads * p.query_length, kWidth);
     row_elements = tile_elements = 0;
-    direct = !p.is_bf16;
+    unpadded = true;
     for (int64_t s = 0; s < p.n_states; ++s) {
       row_elements += p.state_heads[s] * p.state_dims[s];
-      direct = direct && p.state_dims[s] % kWidth == 0;
+      unpadded = unpadded && p.state_dims[s] % kWidth == 0;
     }
-    for (int64_t i = 0; i < p.n_segments; ++i) direct = direct && p.segment_widths[i] % kWidth == 0;
+    for (int64_t i = 0; i < p.n_segments; ++i) unpadded = unpadded && p.segment_widths[i] % kWidth == 0;
+    direct = unpadded && !p.is_bf16;
+    row_bytes = row_elements * (p.is_bf16 ? 2 : 4);
     int64_t offsets[2] = {0, 0};
     for (int64_t s = 0; s < p.n_states; ++s) {
-      state_tile_dims[s] = direct ? p.state_dims[s] : round_up(p.state_dims[s], kWidth);
+      state_tile_dims[s] = unpadded ? p.state_dims[s] : round_up(p.state_dims[s], kWidth);
       offsets[s] = tile_elements;
       tile_elements += p.state_heads[s] * state_tile_dims[s];
     }
-    key_dim = packed_group = 0;
+    key_dim = packed_row = 0;
     for (int64_t i = 0; i < p.n_segments; ++i) {
       const int64_t s = p.segment_states[i], width = p.segment_widths[i];
       segments[i] = {offsets[s], p.state_heads[s] == 1 ? 0 : state_tile_dims[s], round_up(width, kWidth), width};
       key_dim += width;
-      packed_group += segments[i].width * group_rows;
+      packed_row += segments[i].width;
     }
     value_dim = p.state_dims[p.value_state];
     padded_value = round_up(value_dim, kWidth);
@@ -118,17 +123,17 @@ int64_t next_block(int64_t rows_left) {
 class Worker {
  public:
   explicit Worker(const Plan& plan) : plan_(plan), p_(plan.problem) {
-    const int64_t sizes[] = {plan.packed_group * p_.cached_heads,
+    const int64_t sizes[] = {plan.packed_row * plan.group_rows * p_.cached_heads,
                              plan.tile_rows * plan.rows,
                              p_.query_heads * p_.query_length * plan.padded_value,
                              3 * plan.rows,
-                             plan.direct ? 0 : plan.tile_rows * plan.tile_elements};
+                             plan.tile_rows * plan.tile_elements};
     int64_t total = 0;
     for (const int64_t size : sizes) total += round_up(size, 64);
     static thread_local std::vector<float> memory;  // kept between calls: a step allocates nothing
     if (static_cast<int64_t>(memory.size()) < total + 16) memory.resize(total + 16);
     float* next = reinterpret_cast<float*>(round_up(reinterpret_cast<int64_t>(memory.data()), 64));
-    float** parts[] = {&queries_, &scores_, &sums_, &maxima_, &tile_};
+    float** parts[] = {&queries_, &scores_, &sums_, &maxima_, &copy_};
     for (int i = 0; i < 5; ++i) {
       *parts[i] = next;
       next += round_up(sizes[i], 64);
@@ -142,18 +147,16 @@ class Worker {
     std::fill_n(sums_, p_.query_heads * p_.query_length * plan_.padded_value, 0.0f);
     std::fill_n(maxima_, plan_.rows, kFloor);
     std::fill_n(weights_, plan_.rows, 0.0f);
-    locate(chunk.sequence, chunk.begin, std::min(chunk.begin + plan_.tile_rows, chunk.end), next_rows_);
-    for (int64_t begin = chunk.begin; begin < chunk.end; begin += plan_.tile_rows) {
-      const int64_t end = std::min(begin + plan_.tile_rows, chunk.end), count = end - begin;
-      std::copy_n(next_rows_, kMaxTileRows, raw_rows_);
-      next_count_ = std::max<int64_t>(0, std::min(plan_.tile_rows, chunk.end - end));
-      if (next_count_ > 0) locate(chunk.sequence, end, end + next_count_, next_rows_);
-      start_prefetch();
-      prepare_tile(count);
-      score_tile(round_up(count, kRows));
-      hide_future(begin, count, p_.lengths[chunk.sequence]);
-      weigh_tile(count);
-      add_values(count);
+    Tile next = tile_at(chunk, chunk.begin);
+    while (next.count > 0) {
+      const Tile tile = next;
+      next = tile_at(chunk, tile.begin + tile.count);
+      start_prefetch(next, tile.count);
+      prepare_tile(tile);
+      score_tile(tile.count);
+      hide_future(tile, p_.lengths[chunk.sequence]);
+      weigh_tile(tile.count);
+      add_values(tile.count);
     }
   }
 
@@ -192,26 +195,31 @@ class Worker {
   }
 
  private:
-  static constexpr int64_t kMaxTileRows = 64;
+  // `count` tokens from `begin`; contiguous rows at `rows`, or, where rows is null, scattered over pages.
+  struct Tile {
+    int64_t sequence, begin, count;
+    const char* rows;
+  };
 
   const Plan& plan_;
   const Problem& p_;
-  float *queries_, *scores_, *sums_, *maxima_, *weights_, *decay_, *tile_;
+  float *queries_, *scores_, *sums_, *maxima_, *weights_, *decay_, *copy_;
   int64_t packed_sequence_ = -1;
-  const char* raw_rows_[kMaxTileRows];   // this tile's rows in the cache
-  const char* next_rows_[kMaxTileRows];  // the next tile's
-  const float* rows_[kMaxTileRows];      // this tile's rows as fp32
-  int64_t next_count_ = 0, prefetch_row_ = 0, prefetch_byte_ = 0, prefetch_quota_ = 0;
+  const float* tile_;     // this tile's rows as fp32, padded to whole vectors
+  int64_t tile_stride_;   // elements from row to row
+  Ahead ahead_;           // what of the next tile to ask for
 
-  void locate(int64_t sequence, int64_t begin, int64_t end, const char** rows) const {
-    const int32_t* table = p_.page_table + sequence * p_.pages_per_sequence;
-    const int64_t row_bytes = plan_.row_elements * (p_.is_bf16 ? 2 : 4);
-    const char* storage = static_cast<const char*>(p_.storage);
-    int64_t page = begin / p_.page_size, slot = begin % p_.page_size;
-    for (int64_t t = begin; t < end; ++t) {
-      rows[t - begin] = storage + (table[page] * p_.page_size + slot) * row_bytes;
-      if (++slot == p_.page_size) slot = 0, ++page;
-    }
+  const char* row_at(int64_t sequence, int64_t token) const {
+    const int64_t page = p_.page_table[sequence * p_.pages_per_sequence + token / p_.page_size];
+    return static_cast<const char*>(p_.storage) + (page * p_.page_size + token % p_.page_size) * plan_.row_bytes;
+  }
+
+  // Tiles end with their page, so that rows lie together, unless pages are too small for that.
+  Tile tile_at(const Chunk& chunk, int64_t begin) const {
+    const int64_t left = std::min(plan_.tile_rows, chunk.end - begin);
+    if (left <= 0) return {chunk.sequence, begin, 0, nullptr};
+    if (p_.page_size < kRows) return {chunk.sequence, begin, left, nullptr};
+    return {chunk.sequence, begin, std::min(left, p_.page_size - begin % p_.page_size), row_at(chunk.sequence, begin)};
   }
 
   // Queries times scale times log2(e), in the order in which the score kernel meets them.
@@ -220,40 +228,46 @@ class Worker {
     const int64_t group = p_.query_heads / p_.cached_heads;
     const float scale = static_cast<float>(p_.softmax_scale * 1.4426950408889634);
     const float* queries = p_.queries + sequence * p_.query_length * p_.query_heads * plan_.key_dim;
-    float* out = queries_;
-    for (int64_t g = 0; g < p_.cached_heads; ++g) {
+    float* packed = queries_;
+    for (int64_t g = 0; g < p_.cached_heads; ++g)
       for (int64_t start = 0, block; start < plan_.group_rows; start += block) {
         block = next_block(plan_.group_rows - start);
         const int64_t repeat = std::max<int64_t>(1, kWidth / block);
-        int64_t first = 0;
-        for (int64_t s = 0; s < p_.n_segments; first += plan_.segments[s++].query_width)
-          for (int64_t d = 0; d < plan_.segments[s].width; d += repeat)
-            for (int64_t m = start; m < start + block; ++m) {
-              const float* query = queries + (m / group * p_.query_heads + g * group + m % group) * plan_.key_dim;
-              for (int64_t i = d; i < d + repeat; ++i)
-                *out++ = i < plan_.segments[s].query_width ? query[first + i] * scale : 0.0f;
-            }
+        for (int64_t m = start; m < start + block; ++m) {
+          const float* query = queries + (m / group * p_.query_heads + g * group + m % group) * plan_.key_dim;
+          float* out = packed + (m - start) * repeat;
+          for (int64_t s = 0; s < p_.n_segments; query += plan_.segments[s++].query_width)
+            for (int64_t d = 0; d < plan_.segments[s].width; d += repeat, out += block * repeat)
+              for (int64_t i = 0; i < repeat; ++i)
+                out[i] = d + i < plan_.segments[s].query_width ? query[d + i] * scale : 0.0f;
+        }
+        packed += block * plan_.packed_row;
       }
-    }
   }
 
-  void prepare_tile(int64_t count) {
-    if (plan_.direct) {
-      for (int64_t t = 0; t < count; ++t) rows_[t] = reinterpret_cast<const float*>(raw_rows_[t]);
-    } else {
-      for (int64_t t = 0; t < count; ++t) {
-        float* out = tile_ + t * plan_.tile_elements;
-        rows_[t] = out;
-        int64_t element = 0;
-        for (int64_t s = 0; s < p_.n_states; ++s)
-          for (int64_t h = 0; h < p_.state_heads[s]; ++h) {
-            widen(raw_rows_[t], element, p_.state_dims[s], out);
-            element += p_.state_dims[s];
-            out += plan_.state_tile_dims[s];
-          }
-      }
+  void prepare_tile(const Tile& tile) {
+    if (plan_.direct && tile.rows && tile.count % kRows == 0) {
+      tile_ = reinterpret_cast<const float*>(tile.rows);
+      tile_stride_ = plan_.row_elements;
+      return;
     }
-    for (int64_t t = count; t < round_up(count, kRows); ++t) rows_[t] = rows_[count - 1];  // scored, never used
+    for (int64_t t = 0; t < tile.count; ++t) {
+      const char* row = tile.rows ? tile.rows + t * plan_.row_bytes : row_at(tile.sequence, tile.begin + t);
+      float* out = copy_ + t * plan_.tile_elements;
+      if (plan_.unpadded) {
+        widen(row, 0, plan_.row_elements, out);
+        continue;
+      }
+      int64_t element = 0;
+      for (int64_t s = 0; s < p_.n_states; ++s)
+        for (int64_t h = 0; h < p_.state_heads[s]; ++h) {
+          widen(row, element, p_.state_dims[s], out);
+          element += p_.state_dims[s];
+          out += plan_.state_tile_dims[s];
+        }
+    }
+    tile_ = copy_;
+    tile_stride_ = plan_.tile_elements;
   }
 
   void widen(const char* row, int64_t element, int64_t dim, float* out) const {
@@ -272,62 +286,73 @@ class Worker {
     for (; d % kWidth; ++d) out[d] = 0.0f;
   }
 
-  void start_prefetch() {
-    prefetch_row_ = prefetch_byte_ = 0;
-    const int64_t lines = (plan_.row_elements * (p_.is_bf16 ? 2 : 4) / 64 + 1) * next_count_;
-    prefetch_quota_ = lines / (2 * p_.cached_heads) + 1;
-  }
-
-  // Asks for the next share of the next tile, so that requests spread over this tile's arithmetic.
-  void prefetch_some() {
-    const int64_t row_bytes = plan_.row_elements * (p_.is_bf16 ? 2 : 4);
-    for (int64_t i = 0; i < prefetch_quota_ && prefetch_row_ < next_count_; ++i) {
-      __builtin_prefetch(next_rows_[prefetch_row_] + prefetch_byte_, 0, 2);
-      prefetch_byte_ += 64;
-      if (prefetch_byte_ >= row_bytes) prefetch_byte_ = 0, ++prefetch_row_;
+  // While this tile is worked on, the kernels ask for the next one, evenly. Rows scattered over pages are asked for
+  // at once.
+  void start_prefetch(const Tile& next, int64_t count) {
+    if (next.count > 0 && next.rows) {
+      ahead_ = {next.rows, std::min<int64_t>(64, next.count * plan_.row_bytes / requests(count) + 1)};
+      return;
+    }
+    ahead_ = {reinterpret_cast<const char*>(queries_), 0};
+    for (int64_t t = 0; t < next.count; ++t) {
+      const char* row = row_at(next.sequence, next.begin + t);
+      for (int64_t byte = 0; byte < plan_.row_bytes + 63; byte += 64) __builtin_prefetch(row + byte, 0, 3);
     }
   }
 
+  // How often the kernels will ask during a tile of `count` rows.
+  int64_t requests(int64_t count) const {
+    int64_t total = 0;
+    for (int64_t start = 0, block; start < plan_.group_rows; start += block) {
+      block = next_block(plan_.group_rows - start);
+      const int64_t calls = (count + kRows - 1) / kRows * (block > kWidth ? kRows / kDoubleRows : 1);
+      const int64_t repeat = std::max<int64_t>(1, kWidth / block);
+      total += calls * plan_.packed_row / repeat * Ahead::requests(static_cast<int>(block));
+    }
+    for_value_blocks([&](int64_t, int64_t m) {
+      for_value_vectors([&](int64_t, int64_t) { total += count * Ahead::requests(static_cast<int>(m)); });
+    });
+    return total * p_.cached_heads;
+  }
+
+  // Rows past `count`, up to the kernel's block, hold an earlier tile's values: scored, and never looked at.
   void score_tile(int64_t count) {
     const float* queries = queries_;
     for (int64_t g = 0; g < p_.cached_heads; ++g) {
-      prefetch_some();
       for (int64_t start = 0, block; start < plan_.group_rows; start += block) {
         block = next_block(plan_.group_rows - start);
         for (int64_t t = 0; t < count; t += kRows)
-          score_rows(block, t, g, queries, scores_ + t * plan_.rows + g * plan_.group_rows + start);
-        queries += block * plan_.packed_group / plan_.group_rows;
+          score_rows(block, tile_ + t * tile_stride_, g, queries, scores_ + t * plan_.rows + g * plan_.group_rows + start);
+        queries += block * plan_.packed_row;
       }
     }
   }
 
-  void score_rows(int64_t block, int64_t t, int64_t g, const float* queries, float* scores) const {
-    const float* const* rows = rows_ + t;
+  void score_rows(int64_t block, const float* rows, int64_t g, const float* queries, float* scores) {
     const Segment* segments = plan_.segments;
     const int n = static_cast<int>(p_.n_segments);
-    const int64_t stride = plan_.rows;
+    const int64_t stride = plan_.rows, apart = tile_stride_;
     if (block == 2 * kWidth) {
-      constexpr int kHalf = kRegisters >= 32 ? kRows : kRows / 2;  // accumulators must stay in registers
-      for (int i = 0; i < kRows; i += kHalf)
-        score_double_block<kHalf>(rows + i, segments, n, g, queries, scores + i * stride, stride);
+      for (int i = 0; i < kRows; i += kDoubleRows)
+        score_double_block<kDoubleRows>(rows + i * apart, apart, segments, n, g, queries, scores + i * stride, stride, ahead_);
       return;
     }
     switch (block) {
-      case 1: return score_block<1>(rows, segments, n, g, queries, scores, stride);
-      case 2: return score_block<2>(rows, segments, n, g, queries, scores, stride);
-      case 4: return score_block<4>(rows, segments, n, g, queries, scores, stride);
+      case 1: return score_block<1>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
+      case 2: return score_block<2>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
+      case 4: return score_block<4>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
 #if defined(__AVX__) || defined(__AVX512F__)
-      case 8: return score_block<8>(rows, segments, n, g, queries, scores, stride);
+      case 8: return score_block<8>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
 #endif
 #if defined(__AVX512F__)
-      case 16: return score_block<16>(rows, segments, n, g, queries, scores, stride);
+      case 16: return score_block<16>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
 #endif
     }
   }
 
   // Query token t of a sequence of length n sits at n - query_length + t and sees nothing behind itself.
-  void hide_future(int64_t begin, int64_t count, int64_t length) {
-    const int64_t group = p_.query_heads / p_.cached_heads, first_query = length - p_.query_length;
+  void hide_future(const Tile& tile, int64_t length) {
+    const int64_t begin = tile.begin, count = tile.count, group = p_.query_heads / p_.cached_heads, first_query = length - p_.query_length;
     for (int64_t t = std::max<int64_t>(0, first_query + 1 - begin); t < count; ++t)
       for (int64_t g = 0; g < p_.cached_heads; ++g)
         for (int64_t m = 0; m < plan_.group_rows; ++m)
@@ -336,59 +361,89 @@ class Worker {
 
   // Scores become weights 2^(score - running maximum); the maximum and the sum of weights move on.
   void weigh_tile(int64_t count) {
+    const int64_t stride = plan_.rows;
     for (int64_t r = 0; r < plan_.rows; r += kWidth) {
+      float* scores = scores_ + r;
       const Vec old = load(maxima_ + r);
-      Vec top = old;
-      for (int64_t t = 0; t < count; ++t) top = maximum(load(scores_ + t * plan_.rows + r), top);
+      Vec tops[4] = {old, old, old, old};  // several at once: one alone would wait for itself
+      int64_t t = 0;
+      for (; t + 4 <= count; t += 4)
+        for (int i = 0; i < 4; ++i) tops[i] = maximum(load(scores + (t + i) * stride), tops[i]);
+      for (; t < count; ++t) tops[0] = maximum(load(scores + t * stride), tops[0]);
+      const Vec top = maximum(maximum(tops[0], tops[1]), maximum(tops[2], tops[3]));
       const Vec decay = exp2_nonpositive(old - top);
-      Vec sum = load(weights_ + r) * decay;
-      for (int64_t t = 0; t < count; ++t) {
-        const Vec weight = exp2_nonpositive(load(scores_ + t * plan_.rows + r) - top);
-        store(scores_ + t * plan_.rows + r, weight);
-        sum += weight;
+      Vec sums[2] = {load(weights_ + r) * decay, {}};
+      for (t = 0; t + 2 <= count; t += 2)
+        for (int i = 0; i < 2; ++i) {
+          const Vec weight = exp2_nonpositive(load(scores + (t + i) * stride) - top);
+          store(scores + (t + i) * stride, weight);
+          sums[i] += weight;
+        }
+      if (t < count) {
+        const Vec weight = exp2_nonpositive(load(scores + t * stride) - top);
+        store(scores + t * stride, weight);
+        sums[0] += weight;
       }
       store(maxima_ + r, top);
-      store(weights_ + r, sum);
+      store(weights_ + r, sums[0] + sums[1]);
       store(decay_ + r, decay);
     }
   }
 
+  // The group's rows in blocks of nearly equal size, as many as the value kernel takes: (first row, rows).
+  template <typename Visit>
+  void for_value_blocks(Visit visit) const {
+    int64_t left = plan_.group_rows, row = 0;
+    for (int64_t blocks = (left + kValueRows - 1) / kValueRows; blocks > 0; --blocks) {
+      int64_t m = kValueRows;
+      while (m * blocks >= left + blocks) --m;
+      visit(row, m);
+      row += m;
+      left -= m;
+    }
+  }
+
+  // A value's vectors in blocks that fit the registers: (first element, vectors).
+  template <typename Visit>
+  void for_value_vectors(Visit visit) const {
+    const int64_t most = kRegisters >= 32 || plan_.group_rows <= 2 ? 4 : 2;
+    for (int64_t d = 0, vectors; d < plan_.padded_value; d += vectors * kWidth) {
+      const int64_t left = (plan_.padded_value - d) / kWidth;
+      vectors = left >= most ? most : left >= 2 ? 2 : 1;
+      visit(d, vectors);
+    }
+  }
+
   void add_values(int64_t count) {
-    constexpr int kNarrow = kRegisters >= 32 ? 4 : 2;  // vectors beside up to six query rows
     for (int64_t g = 0; g < p_.cached_heads; ++g) {
-      prefetch_some();
-      const int64_t first = g * plan_.group_rows, offset = plan_.value_offset + g * plan_.value_stride;
-      for (int64_t d = 0, vectors; d < plan_.padded_value; d += vectors * kWidth) {
-        const int64_t left = (plan_.padded_value - d) / kWidth;
-        vectors = plan_.group_rows <= 2 && left >= 4 ? 4 : left >= kNarrow ? kNarrow : left >= 2 ? 2 : 1;
-        const int64_t blocks = (plan_.group_rows + 5) / 6;
-        for (int64_t b = 0; b < blocks; ++b) {
-          const int64_t from = plan_.group_rows * b / blocks, to = plan_.group_rows * (b + 1) / blocks;
-          value_rows(to - from, vectors, count, offset + d, scores_ + first + from, decay_ + first + from,
-                     sums_ + (first + from) * plan_.padded_value + d);
-        }
-      }
+      const float* values = tile_ + plan_.value_offset + g * plan_.value_stride;
+      for_value_vectors([&](int64_t d, int64_t vectors) {
+        for_value_blocks([&](int64_t first, int64_t m) {
+          const int64_t row = g * plan_.group_rows + first;
+          value_rows(m, vectors, count, values + d, scores_ + row, decay_ + row, sums_ + row * plan_.padded_value + d);
+        });
+      });
     }
   }
 
   template <int kM>
-  void value_rows_of(int64_t vectors, int64_t count, int64_t offset, const float* weights, const float* decay,
-                     float* sums) const {
+  void value_rows_of(int64_t vectors, int64_t count, const float* values, const float* weights, const float* decay,
+                     float* sums) {
     const int64_t stride = plan_.rows, output_stride = plan_.padded_value;
-    if (vectors == 4) return value_block<kM, 4>(rows_, count, offset, weights, stride, decay, sums, output_stride);
-    if (vectors == 2) return value_block<kM, 2>(rows_, count, offset, weights, stride, decay, sums, output_stride);
-    value_block<kM, 1>(rows_, count, offset, weights, stride, decay, sums, output_stride);
+    if (vectors == 4) return value_block<kM, 4>(values, tile_stride_, count, weights, stride, decay, sums, output_stride, ahead_);
+    if (vectors == 2) return value_block<kM, 2>(values, tile_stride_, count, weights, stride, decay, sums, output_stride, ahead_);
+    value_block<kM, 1>(values, tile_stride_, count, weights, stride, decay, sums, output_stride, ahead_);
   }
 
-  void value_rows(int64_t m, int64_t vectors, int64_t count, int64_t offset, const float* weights,
-                  const float* decay, float* sums) const {
+  void value_rows(int64_t m, int64_t vectors, int64_t count, const float* values, const float* weights,
+                  const float* decay, float* sums) {
     switch (m) {
-      case 1: return value_rows_of<1>(vectors, count, offset, weights, decay, sums);
-      case 2: return value_rows_of<2>(vectors, count, offset, weights, decay, sums);
-      case 3: return value_rows_of<3>(vectors, count, offset, weights, decay, sums);
-      case 4: return value_rows_of<4>(vectors, count, offset, weights, decay, sums);
-      case 5: return value_rows_of<5>(vectors, count, offset, weights, decay, sums);
-      default: return value_rows_of<6>(vectors, count, offset, weights, decay, sums);
+      case 1: return value_rows_of<1>(vectors, count, values, weights, decay, sums);
+      case 2: return value_rows_of<2>(vectors, count, values, weights, decay, sums);
+      case 3: return value_rows_of<3>(vectors, count, values, weights, decay, sums);
+      case 4: return value_rows_of<4>(vectors, count, values, weights, decay, sums);
+      case 5: return value_rows_of<5>(vectors, count, values, weights, decay, sums);
+      default: return value_rows_of<6>(vectors, count, values, weights, decay, sums);
     }
   }
 
@@ -410,7 +465,7 @@ class Worker {
 extern "C" {
 
 // 0, or 1 + the first sequence whose length does not fit its page table or whose table names a page that is not there.
-int64_t rl_exp_decode_attention(const Problem* problem) {
+EXPORT int64_t rl_exp_decode_attention(const Problem* problem) {
   const Problem& p = *problem;
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t used = (p.lengths[b] + p.page_size - 1) / p.page_size;

@@ -9,7 +9,11 @@
 
 #include "vector.h"
 
-constexpr int kRows = 8;  // cache rows of one score kernel
+// Cache rows of one score kernel: as many accumulators as the registers hold.
+constexpr int kRows = kRegisters >= 32 ? 16 : 8;
+constexpr int kDoubleRows = kRows / 2;
+
+#define KERNEL static __attribute__((noinline))  // inlined, kernels would fight their caller for registers
 
 struct Segment {
   int64_t offset;  // in a tile row, for cached head 0
@@ -22,90 +26,131 @@ struct Segment {
 template <int kBlock, int kCount>
 inline void store_scores(Vec (&sums)[kCount], float* scores, int64_t stride) {
   int vectors = kCount;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int parts = kWidth / kBlock; parts > 1; parts /= 2) {
     if (vectors > 1) {
       vectors /= 2;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < vectors; ++i) sums[i] = add_neighbours(sums[2 * i], sums[2 * i + 1]);
     } else {
       sums[0] = add_neighbours(sums[0], sums[0]);
     }
   }
   constexpr int kPerVector = kWidth / kBlock < kCount ? kWidth / kBlock : kCount;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < kCount / kPerVector; ++i) {
-    alignas(64) float lanes[kWidth];
-    *reinterpret_cast<Vec*>(lanes) = sums[i];
-#pragma GCC unroll 8
-    for (int j = 0; j < kPerVector; ++j)
-      std::memcpy(scores + (i * kPerVector + j) * stride, lanes + j * kBlock, kBlock * sizeof(float));
+#pragma GCC unroll 16
+    for (int j = 0; j < kPerVector; ++j) store_part<kBlock>(scores + (i * kPerVector + j) * stride, sums[i], j);
   }
 }
 
-// kBlock <= kWidth query rows; `queries` as packed by pack_queries.
+// What to ask memory for while the arithmetic runs: `kAhead` addresses per step of a kernel, `step` bytes apart. Asking
+// at the pace of the arithmetic is what makes the two overlap: requests in a burst fill the core's miss buffers and
+// stall it, and the hardware's own prefetcher only follows a steady stream.
+struct Ahead {
+  const char* at;
+  int64_t step;
+
+  // Kernels that do little arithmetic per cached byte must ask for more bytes per step.
+  static constexpr int requests(int query_rows) { return query_rows == 1 ? 8 : query_rows <= 4 ? 4 : 1; }
+
+  template <int kAhead>
+  inline __attribute__((always_inline)) void ask() {
+#pragma GCC unroll 8
+    for (int i = 0; i < kAhead; ++i) {
+      __builtin_prefetch(at, 0, 3);
+      at += step;
+    }
+  }
+};
+
+// Row i of a tile, from every fourth row's address and the stride: few enough address registers for the compiler.
+template <int kCount>
+struct RowAddresses {
+  const float* fourth[kCount / 4];
+  int64_t stride, stride3;
+
+  RowAddresses(const float* tile, int64_t row_stride) : stride(row_stride), stride3(3 * row_stride) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount / 4; ++i) fourth[i] = tile + 4 * i * row_stride;
+  }
+  const float* operator[](int i) const {
+    const float* row = fourth[i / 4];
+    return i % 4 == 0 ? row : i % 4 == 1 ? row + stride : i % 4 == 2 ? row + 2 * stride : row + stride3;
+  }
+  void advance(int64_t elements) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount / 4; ++i) fourth[i] += elements;
+  }
+};
+
+// kBlock <= kWidth query rows; `queries` as packed by pack_queries. Tile rows are `tile_stride` elements apart.
 template <int kBlock>
-void score_block(const float* const* rows, const Segment* segments, int n_segments, int64_t head,
-                 const float* queries, float* scores, int64_t stride) {
+KERNEL void score_block(const float* tile, int64_t tile_stride, const Segment* segments, int n_segments, int64_t head,
+                        const float* queries, float* scores, int64_t stride, Ahead& ahead_of_all) {
+  Ahead ahead = ahead_of_all;
   constexpr int kRepeat = kWidth / kBlock;
   Vec sums[kRows] = {};
   for (int s = 0; s < n_segments; ++s) {
-    const int64_t offset = segments[s].offset + head * segments[s].head_stride;
-    const float* row[kRows];
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) row[i] = rows[i] + offset;
-    const int64_t width = segments[s].width;
-    for (int64_t d = 0; d < width; d += kRepeat, queries += kWidth) {
+    RowAddresses<kRows> rows(tile + segments[s].offset + head * segments[s].head_stride, tile_stride);
+    for (int64_t steps = segments[s].width / kRepeat; steps > 0; --steps) {
       const Vec q = load(queries);
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) sums[i] += q * load_repeated<kRepeat>(row[i] + d);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) sums[i] += q * load_repeated<kRepeat>(rows[i]);
+      ahead.ask<Ahead::requests(kBlock)>();
+      rows.advance(kRepeat);
+      queries += kWidth;
     }
   }
   store_scores<kBlock>(sums, scores, stride);
+  ahead_of_all = ahead;
 }
 
 // 2 * kWidth query rows at a time: a cache element's broadcast serves two vectors.
 template <int kTileRows>
-void score_double_block(const float* const* rows, const Segment* segments, int n_segments, int64_t head,
-                        const float* queries, float* scores, int64_t stride) {
+KERNEL void score_double_block(const float* tile, int64_t tile_stride, const Segment* segments, int n_segments,
+                               int64_t head, const float* queries, float* scores, int64_t stride,
+                               Ahead& ahead_of_all) {
+  Ahead ahead = ahead_of_all;
   Vec low[kTileRows] = {}, high[kTileRows] = {};
   for (int s = 0; s < n_segments; ++s) {
-    const int64_t offset = segments[s].offset + head * segments[s].head_stride;
-    const float* row[kTileRows];
-#pragma GCC unroll 8
-    for (int i = 0; i < kTileRows; ++i) row[i] = rows[i] + offset;
-    const int64_t width = segments[s].width;
-    for (int64_t d = 0; d < width; ++d, queries += 2 * kWidth) {
+    RowAddresses<kTileRows> rows(tile + segments[s].offset + head * segments[s].head_stride, tile_stride);
+    for (int64_t steps = segments[s].width; steps > 0; --steps) {
       const Vec q_low = load(queries), q_high = load(queries + kWidth);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int i = 0; i < kTileRows; ++i) {
-        const Vec x = splat(row[i][d]);
+        const Vec x = splat(*rows[i]);
         low[i] += q_low * x;
         high[i] += q_high * x;
       }
+      ahead.ask<1>();
+      rows.advance(1);
+      queries += 2 * kWidth;
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < kTileRows; ++i) {
     store(scores + i * stride, low[i]);
     store(scores + i * stride + kWidth, high[i]);
   }
+  ahead_of_all = ahead;
 }
 
-// outputs[m][n] = outputs[m][n] * decay[m] + sum over t of weights[t * stride + m] * rows[t][offset + n]
+// outputs[m][n] = outputs[m][n] * decay[m] + sum over t of weights[t * stride + m] * values[t * tile_stride + n]
 template <int kM, int kN>
-void value_block(const float* const* rows, int64_t count, int64_t offset, const float* weights, int64_t stride,
-                 const float* decay, float* outputs, int64_t output_stride) {
+KERNEL void value_block(const float* values, int64_t tile_stride, int64_t count, const float* weights, int64_t stride,
+                        const float* decay, float* outputs, int64_t output_stride, Ahead& ahead_of_all) {
+  Ahead ahead = ahead_of_all;
   Vec sums[kM][kN];
 #pragma GCC unroll 8
   for (int m = 0; m < kM; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < kN; ++n) sums[m][n] = load(outputs + m * output_stride + n * kWidth) * splat(decay[m]);
-  for (int64_t t = 0; t < count; ++t, weights += stride) {
-    const float* value = rows[t] + offset;
+  for (int64_t t = 0; t < count; ++t, weights += stride, values += tile_stride) {
     Vec x[kN];
 #pragma GCC unroll 8
-    for (int n = 0; n < kN; ++n) x[n] = load(value + n * kWidth);
+    for (int n = 0; n < kN; ++n) x[n] = load(values + n * kWidth);
+    ahead.ask<Ahead::requests(kM)>();
 #pragma GCC unroll 8
     for (int m = 0; m < kM; ++m) {
       const Vec weight = splat(weights[m]);
@@ -117,4 +162,5 @@ void value_block(const float* const* rows, int64_t count, int64_t offset, const 
   for (int m = 0; m < kM; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < kN; ++n) store(outputs + m * output_stride + n * kWidth, sums[m][n]);
+  ahead_of_all = ahead;
 }

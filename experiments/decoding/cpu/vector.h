@@ -20,6 +20,8 @@ constexpr int kWidth = 4;
 constexpr int kRegisters = 32;
 #endif
 
+#define EXPORT __attribute__((visibility("default")))
+
 typedef float Vec __attribute__((vector_size(kWidth * 4), aligned(kWidth * 4)));
 typedef float UnalignedVec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kWidth * 4)));
@@ -59,6 +61,28 @@ inline Vec load_repeated(const float* p) {
   Vec v;
   for (int i = 0; i < kWidth; ++i) v[i] = p[i % kRepeat];
   return v;
+}
+
+// Stores lanes part * kLanes .. part * kLanes + kLanes - 1; `part` must be known to the compiler after unrolling.
+template <int kLanes>
+inline __attribute__((always_inline)) void store_part(float* p, Vec v, int part) {
+#if defined(__AVX512F__)
+  if constexpr (kLanes == 4) {
+    const __m512 x = (__m512)v;
+    return _mm_storeu_ps(p, part == 0   ? _mm512_castps512_ps128(x)
+                            : part == 1 ? _mm512_extractf32x4_ps(x, 1)
+                            : part == 2 ? _mm512_extractf32x4_ps(x, 2)
+                                        : _mm512_extractf32x4_ps(x, 3));
+  }
+  if constexpr (kLanes == 8) {
+    const __m512d x = (__m512d)v;
+    return _mm256_storeu_pd((double*)p, part == 0 ? _mm512_castpd512_pd256(x) : _mm512_extractf64x4_pd(x, 1));
+  }
+#endif
+  if constexpr (kLanes == kWidth) return store(p, v);
+  alignas(64) float lanes[kWidth];
+  *reinterpret_cast<Vec*>(lanes) = v;
+  std::memcpy(p, lanes + part * kLanes, kLanes * sizeof(float));
 }
 
 // [a0+a1, a2+a3, .. | b0+b1, b2+b3, ..]

@@ -1,0 +1,97 @@
+"""Decode attention as stock PyTorch offers it, for comparison: SDPA, compiled flex attention, grouped matmul.
+
+Each path gets its keys [B, G, L, d_k] and values [B, G, L, d_v] as two contiguous tensors made beforehand. That is the
+layout it likes best, and more memory than the cache where keys and values share states: generous to the stock paths.
+
+Legend: B sequences, T query length, H query heads, G cached heads, L context length.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from ..models.shapes import AttentionShape
+from .cache import CacheLayer
+from .reference import cached_rows, keys_and_values
+
+STOCK_PATHS = ("sdpa", "flex", "matmul_query_key", "matmul_key_query")
+
+
+def stock_call(
+    name: str, shape: AttentionShape, queries: Tensor, layer: CacheLayer, length: int
+) -> Callable[[], Tensor]:
+    """A call without arguments that computes the outputs [B, H, T, d_v]; all sequences have `length` tokens.
+
+    `queries` [B, T, H, d_k] are taken to the dtype of the cache, as the stock paths want one dtype.
+    """
+    if name not in STOCK_PATHS:
+        raise ValueError(f"stock path {name!r} is unknown: use one of {', '.join(STOCK_PATHS)}")
+    rows = [keys_and_values(shape, cached_rows(layer, b, length)) for b in range(queries.shape[0])]
+    keys = torch.stack([keys for keys, _ in rows]).transpose(1, 2).contiguous()  # [B, G, L, d_k]
+    values = torch.stack([values for _, values in rows]).transpose(1, 2).contiguous()  # [B, G, L, d_v]
+    queries = queries.to(keys.dtype).transpose(1, 2).contiguous()  # [B, H, T, d_k]
+    if name == "sdpa":
+        return _sdpa(shape, queries, keys, values)
+    if name == "flex":
+        return _flex(shape, queries, keys, values)
+    return _matmul(shape, queries, keys, values, key_first=name == "matmul_key_query")
+
+
+def _visible(query_length: int, length: int) -> Tensor:
+    """[T, L]: bottom-right causal alignment."""
+    return torch.ones(query_length, length, dtype=torch.bool).tril(length - query_length)
+
+
+def _sdpa(shape: AttentionShape, queries: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
+    query_length, length = queries.shape[2], keys.shape[2]
+    mask = _visible(query_length, length) if query_length > 1 else None
+    grouped = shape.group_size > 1
+    return lambda: F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, enable_gqa=grouped, scale=shape.softmax_scale
+    )
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _flex(shape: AttentionShape, queries: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
+    query_length, length = queries.shape[2], keys.shape[2]
+    mask: Any = None
+    if query_length > 1:
+        mask = create_block_mask(
+            lambda b, h, q, k: q + (length - query_length) >= k, None, None, query_length, length, device="cpu"
+        )
+    flex, grouped = _compiled_flex(), shape.group_size > 1
+    return lambda: flex(queries, keys, values, block_mask=mask, enable_gqa=grouped, scale=shape.softmax_scale)
+
+
+def _matmul(
+    shape: AttentionShape, queries: Tensor, keys: Tensor, values: Tensor, *, key_first: bool
+) -> Callable[[], Tensor]:
+    """Both orders of the first product: which one is faster depends on the shapes."""
+    batch, heads, query_length, key_dim = queries.shape
+    cached_heads, length = keys.shape[1], keys.shape[2]
+    grouped = (queries * shape.softmax_scale).view(batch, cached_heads, -1, key_dim)  # [B, G, H/G * T, d_k]
+    hidden = None
+    if query_length > 1:
+        hidden = ~_visible(query_length, length).repeat(shape.group_size, 1)
+
+    def call() -> Tensor:
+        if key_first:
+            scores = torch.matmul(keys, grouped.transpose(-1, -2)).transpose(-1, -2)
+        else:
+            scores = torch.matmul(grouped, keys.transpose(-1, -2))
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, -torch.inf)
+        return torch.matmul(scores.softmax(-1), values).view(batch, heads, query_length, -1)
+
+    return call
