@@ -9,7 +9,7 @@ equal length, so no padding is computed. Samples of one prompt share its computa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import cast
 
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.causal_attention import causal_attention
+from ..models.decoder import Block
 from ..models.rotary import rotation_at
 from ..models.shapes import AttentionMechanism
 from ..models.transformer import RlExpForCausalLM
@@ -42,11 +43,12 @@ class DecodeModel:
             )
         self.decoder, self.config = model.decoder, model.config
         self._head = model.head
+        self.vocabulary: int = self.config.vocab_size
         self.device: torch.device = model.head.weight.device
         if kernel is None:
             kernel = DecodeKernel.cpu if self.device.type == "cpu" else DecodeKernel.reference
         self.kernel = DecodeKernel(kernel)
-        self.layers = [prepared_layer(block) for block in self.decoder.blocks]
+        self.layers = [prepared_layer(cast(Block, block)) for block in self.decoder.blocks]
         self._turns = torch.empty(0, 0, dtype=torch.complex64)
         self._prepare_head()
 
@@ -94,7 +96,7 @@ class DecodeModel:
         if not prompts or min(map(len, prompts)) == 0:
             raise ValueError("a prompt needs at least 1 token: give it a beginning-of-text token")
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        logits = torch.empty(len(prompts), self.config.vocab_size, device=self.device)
+        logits = torch.empty(len(prompts), self.vocabulary, device=self.device)
         while order:
             taken, tokens = 1, len(prompts[order[0]])
             while taken < len(order) and tokens + len(prompts[order[taken]]) <= chunk_tokens:
@@ -138,7 +140,7 @@ class DecodeModel:
         )
         copies = None  # where the rows of the step's sequences come from, when prompts are shared
         if any(len(place) != 1 for place in places):
-            spans = [torch.arange(start, end) for start, end in zip(starts, starts[1:], strict=False)]
+            spans = [torch.arange(start, end) for start, end in pairwise(starts)]
             copies = torch.cat([span for span, place in zip(spans, places, strict=True) for _ in place])
             copies = copies.to(self.device)
         runs = [(length, len(list(run))) for length, run in groupby(lengths)]
@@ -155,8 +157,10 @@ class DecodeModel:
             start = 0
             for length, count in runs:  # right padding would need no mask either, but would be computed
                 run = slice(start, start + length * count)
-                parts = (part[run].unflatten(0, (count, length)) for part in (queries, keys, values))
-                heads[run] = causal_attention(*parts, None, self.shape.softmax_scale).flatten(2).flatten(0, 1)
+                query, key, value = (part[run].view(count, length, *part.shape[1:]) for part in (queries, keys, values))
+                heads[run] = (
+                    causal_attention(query, key, value, None, self.shape.softmax_scale).flatten(2).flatten(0, 1)
+                )
                 start = run.stop
             hidden = layer.finish(hidden, heads, gate)
         return self._logits(hidden.index_select(0, last))
@@ -207,4 +211,4 @@ class DecodeModel:
             empty = torch.empty(max_length, 0, device=self.device)
             cosine, sine = (empty, empty) if rotation is None else (part[0, :, 0] for part in rotation)
             self._turns = torch.complex(cosine, sine)
-        return cast(Tensor, self._turns)
+        return self._turns
