@@ -2,7 +2,7 @@
 
 Source: When Errors Can Be Beneficial (arXiv 2604.25872), its categories of reward errors and the velocity of logits
 that they are derived from. The conditions are stated there informally ("high", "mediocre", "likely"); this module
-makes them a rule with two thresholds. What the rule adds to the paper is marked below.
+makes them a rule with two thresholds, and `rl-exp controlled experiment=error_categories` tries it on random problems.
 
 Shapes: O outputs of a finite policy, D features; `...` are arms, seeds, prompts.
 """
@@ -40,6 +40,7 @@ def categorise_reward_errors(
     features: Tensor | None = None,
     *,
     negligible_probability: float = 1e-3,
+    negligible_velocity: float = 0.3,
     tolerance: float = 1e-9,
 ) -> Tensor:
     """The `RewardError` of every output, as integers [..., O].
@@ -48,47 +49,61 @@ def categorise_reward_errors(
     orthonormal (tabular) ones. Invariant to the order of outputs. Both rewards must be on one scale, because an error
     is a difference between them of more than `tolerance`.
 
+    Two notions make the paper's words a rule. The velocity of y is its initial logit velocity,
+        sum_z pi_0(z) (r(z) - V_0) <phi(z), phi(y)>   (orthonormal features: positive where r(y) > V_0),
+    under the proxy or under the proxy corrected at y, whichever is larger. The rival of y is the other output of
+    highest velocity under the proxy: it attracts the probability that y does not.
+
     In this order:
       none                 |r_P(y) - r_G(y)| <= tolerance;
-      benign_unlikely      pi_0(y) < negligible_probability: it cannot attract probability;
-      benign_unattractive  y is not `attractive` under the proxy, nor would it be with its reward corrected;
-      beneficial           the proxy underpays (r_P < r_G) an output that is attractive when corrected and mediocre
-                           (r_G(y) below the best reachable ground truth): the error keeps the policy from stalling on
-                           it;
-      harmful_hacking      r_P(y) is the highest proxy reward among reachable outputs while r_G(y) is not the highest;
-      harmful_stalling     any other overpaid attractive output of lower than the best ground truth.
-    `attractive` means a positive initial logit velocity, where the velocity of y is
-        sum_z pi_0(z) (r(z) - V_0) <phi(z), phi(y)>,
-    for orthonormal features the paper's r(y) > V_0. "Reachable" outputs are those that are not negligible.
+      benign_unattractive  the velocity of y is not positive: it attracts no probability, with or without its error;
+      benign_unlikely      pi_0(y) < negligible_probability, or the velocity of y is below negligible_velocity of the
+                           fastest output's: it attracts no probability before another output has;
+      beneficial           underpaid, and r_G(y) below the rival's: the error keeps the policy from stalling on y;
+      harmful_hacking      overpaid, r_G(y) below the rival's, and r_P(y) the highest among likely outputs: the policy
+                           concentrates on y;
+      harmful_stalling     overpaid, r_G(y) below the rival's, r_P(y) not the highest: the policy stays at y for a
+      while.
 
-    Beyond the paper: an underpaid or overpaid BEST output. Its categories speak of outputs of low or mediocre ground
-    truth. Underpaying the best output y* so that it is no longer the highest is called `harmful_hacking` (the policy
-    concentrates elsewhere), lowering it less `harmful_stalling` (it takes longer), and overpaying it `beneficial`.
+    "Below the rival's" includes a tie, unless y is among the best outputs. Beyond the paper, whose categories speak of
+    outputs of low or mediocre ground truth: where r_G(y) is not below the rival's, an overpaid y is called `beneficial`
+    (the policy goes where it should) and an underpaid one `harmful_hacking` (the policy goes to the worse rival).
     """
     if not probabilities.shape[-1] == ground_truth.shape[-1] == proxy.shape[-1]:
         raise ValueError(
             "probabilities, ground truth and proxy must have one number per output, not "
             f"{probabilities.shape[-1]}, {ground_truth.shape[-1]} and {proxy.shape[-1]}"
         )
+    if proxy.shape[-1] < 2:
+        raise ValueError("a reward error needs at least two outputs: with one there is nothing to choose")
     error = proxy - ground_truth
-    wrong, overpaid = error.abs() > tolerance, error > 0
-    reachable = probabilities >= negligible_probability
-    best_truth = torch.where(reachable, ground_truth, -torch.inf).amax(dim=-1, keepdim=True)
-    highest_proxy = torch.where(reachable, proxy, -torch.inf).amax(dim=-1, keepdim=True)
-    is_best, is_highest = ground_truth >= best_truth - tolerance, proxy >= highest_proxy - tolerance
+    overpaid, likely = error > 0, probabilities >= negligible_probability
+    highest = proxy >= torch.where(likely, proxy, -torch.inf).amax(dim=-1, keepdim=True)
 
-    attractive = logit_velocity(probabilities, proxy, features) > 0
-    attractive_corrected = _own_velocity_when_corrected(probabilities, ground_truth, proxy, features) > 0
+    under_proxy = logit_velocity(probabilities, proxy, features)
+    velocity = torch.maximum(under_proxy, _own_velocity_when_corrected(probabilities, ground_truth, proxy, features))
+    fastest = under_proxy.amax(dim=-1, keepdim=True)
+    rival_truth = _ground_truth_of_rivals(ground_truth, under_proxy)
+    best = ground_truth >= ground_truth.amax(dim=-1, keepdim=True)
+    below_rival = (ground_truth < rival_truth) | ((ground_truth == rival_truth) & ~best)
 
-    category = torch.full(wrong.shape, int(RewardError.harmful_stalling), dtype=torch.int64)
-    category[overpaid & is_highest & ~is_best] = int(RewardError.harmful_hacking)
-    category[~overpaid & ~is_best] = int(RewardError.beneficial)
-    category[is_best & overpaid] = int(RewardError.beneficial)
-    category[is_best & ~overpaid & ~is_highest] = int(RewardError.harmful_hacking)
-    category[~attractive & ~attractive_corrected] = int(RewardError.benign_unattractive)
-    category[~reachable] = int(RewardError.benign_unlikely)
-    category[~wrong] = int(RewardError.none)
+    category = torch.full_like(overpaid, int(RewardError.harmful_stalling), dtype=torch.int64)
+    category[overpaid & highest] = int(RewardError.harmful_hacking)
+    category[overpaid & ~below_rival] = int(RewardError.beneficial)
+    category[~overpaid & below_rival] = int(RewardError.beneficial)
+    category[~overpaid & ~below_rival] = int(RewardError.harmful_hacking)
+    category[~likely | (velocity < negligible_velocity * fastest)] = int(RewardError.benign_unlikely)
+    category[velocity <= 0] = int(RewardError.benign_unattractive)
+    category[error.abs() <= tolerance] = int(RewardError.none)
     return category
+
+
+def _ground_truth_of_rivals(ground_truth: Tensor, velocity: Tensor) -> Tensor:
+    """For every output, the ground truth of the fastest other output: [..., O] -> [..., O]."""
+    outputs = ground_truth.shape[-1]
+    itself = torch.eye(outputs, dtype=torch.bool)
+    rival = velocity[..., None, :].expand(*velocity.shape, outputs).masked_fill(itself, -torch.inf).argmax(dim=-1)
+    return ground_truth.gather(-1, rival)
 
 
 def logit_velocity(probabilities: Tensor, rewards: Tensor, features: Tensor | None = None) -> Tensor:

@@ -1,0 +1,123 @@
+"""`rl-exp controlled`: the theory of both reward papers on tabular and log-linear policies.
+
+    rl-exp controlled                                  the official exact plan of the imperfect-rewards paper
+    rl-exp controlled experiment=teacher_bandit        another experiment
+    rl-exp controlled -m 'experiment=glob(*)'          all of them
+    rl-exp controlled problem=my_problem.yaml          a problem of your own
+
+Method. Policies are softmax over a finite set of outputs, so that expected rewards, gradients and gradient flow are
+exact; arms, seeds, prompts and outputs are dimensions of one float64 tensor. Each experiment, a file of
+`controlled_experiments/`, sets up its arms, trains them, and judges statements of the papers by rule: a statement is
+reproduced where the whole interval of the measured effect lies in the region that it claims.
+
+A run leaves `statements.json`, `tables.json`, `reading.txt` and figures with captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+
+from conf.controlled_config import TAKES_PROBLEM, ControlledConfig
+from experiments.controlled_experiments.error_categories import error_categories
+from experiments.controlled_experiments.findings import Findings, Verdict, number
+from experiments.controlled_experiments.imperfect_rewards import imperfect_rewards
+from experiments.controlled_experiments.partial_credit import partial_credit
+from experiments.controlled_experiments.phase_diagram import phase_diagram
+from experiments.controlled_experiments.policy_dependence import policy_dependence
+from experiments.controlled_experiments.reward_variance import reward_variance
+from experiments.controlled_experiments.teacher_bandit import teacher_bandit
+from experiments.policies.problems import read_problem
+from experiments.reports.style import save_figure
+from experiments.runs.files import finite
+from experiments.runs.run import Run
+
+EXPERIMENTS: dict[str, Callable[..., Findings]] = {
+    experiment.__name__: experiment
+    for experiment in (
+        imperfect_rewards,
+        phase_diagram,
+        error_categories,
+        reward_variance,
+        teacher_bandit,
+        policy_dependence,
+        partial_credit,
+    )
+}
+MOST_ROWS_PRINTED = 20
+VERDICT_COLOURS = {Verdict.reproduced: "green", Verdict.not_reproduced: "red", Verdict.inconclusive: "yellow"}
+
+
+def controlled(config: ControlledConfig, run: Run) -> dict[str, Any]:
+    """Run one experiment, record and print what it found; returns the summary of the run."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    run.resume_metrics(0)  # an experiment takes seconds: an interrupted one starts over
+    settings = settings_of(config)
+    findings = EXPERIMENTS[config.experiment.name](**settings, streams=run.seeds, progress=run.progress)
+    record(findings, run)
+    show(findings, run)
+    counts = {
+        f"statements/{verdict}".replace(" ", "_"): sum(item.verdict is verdict for item in findings.statements)
+        for verdict in Verdict
+    }
+    summary: dict[str, Any] = finite(findings.summary | counts)
+    return summary
+
+
+def settings_of(config: ControlledConfig) -> dict[str, Any]:
+    """The experiment's settings as the keyword arguments of its function: the same names, enums by value."""
+    experiment = config.experiment
+    values = {item.name: getattr(experiment, item.name) for item in fields(experiment) if item.name != "name"}
+    settings = {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+    if experiment.name in TAKES_PROBLEM:
+        settings["problem"] = None if config.problem is None else read_problem(config.problem)
+    return settings
+
+
+def record(findings: Findings, run: Run) -> None:
+    """Metrics, statements, tables, the reading and the figures into the run directory."""
+    for step, metrics in findings.trajectory:
+        run.log(finite(metrics), step=step)
+    last = findings.trajectory[-1][0] if findings.trajectory else 0
+    run.log(finite({f"controlled/{name}": value for name, value in findings.summary.items()}), step=last)
+    run.write_json("statements.json", [statement.as_dict() for statement in findings.statements])
+    run.write_json("tables.json", finite(findings.tables))
+    run.write_text("reading.txt", findings.reading + "\n")
+    run.write_json("figures/captions.json", findings.captions)
+    for name, figure in findings.figures.items():
+        save_figure(figure, run.figures / name)
+
+
+def show(findings: Findings, run: Run) -> None:
+    """The reading, small tables, statements with their verdicts, and where the figures are."""
+    for name, rows in findings.tables.items():
+        if rows and len(rows) <= MOST_ROWS_PRINTED:
+            run.console.print(table_of(name, rows))
+    statements = Table(
+        "verdict", "statement, source, and what was measured", "effect\n[95 % interval]", "n", show_lines=True
+    )
+    for item in findings.statements:
+        effect = f"{number(item.effect.value)}\n[{number(item.effect.low)}, {number(item.effect.high)}]"
+        verdict = Text(str(item.verdict), style=VERDICT_COLOURS[item.verdict])
+        what = Text.assemble(item.statement, ("\n" + item.source, "dim"), "\n" + item.measured)
+        statements.add_row(verdict, what, Text(effect), str(item.effect.n))
+    if findings.statements:
+        run.console.print(statements)
+    run.console.print(f"[bold]reading[/]   {findings.reading}", highlight=False)
+    for name in findings.figures:
+        run.console.print(f"[bold]figure[/]    {run.figures / name}.png", highlight=False, soft_wrap=True)
+
+
+def table_of(name: str, rows: list[dict[str, Any]]) -> Table:
+    """Rows of equal keys as a table."""
+    table = Table(*(key.replace("_", " ") for key in rows[0]), title=name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(number(value) if isinstance(value, float) else str(value) for value in row.values()))
+    return table

@@ -1,0 +1,370 @@
+"""The controlled experiments of When Errors Can Be Beneficial (arXiv 2604.25872), section 3.3 and appendix C.
+
+Setting. One prompt, five outputs: the best y* (ground truth 1), a mediocre one (0.8), three bad ones (-1). The proxy
+errs on the mediocre output only: it pays -1. Initially y* has probability .05, .10 or .15, the mediocre output .5,
+the rest is shared equally. Policies are log-linear, updates plain SGD with learning rate 0.1, 50,000 of them.
+
+Plans. `exact`: exact gradients, ground truth or proxy as the training reward. `features`: exact gradients on the ground
+truth, with the feature of the mediocre output orthogonal to that of y*, or at a negative or positive inner product.
+`sampled`: one sample per update, no baseline, over many seeds.
+
+Measured. Ground truth reward and probabilities along training; the step at which y* reaches probability 0.9.
+The value at step t is measured after t updates. The exact plans agree with the official code to 1e-4 (see tests).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, number
+from experiments.policies.ascent import FirstCrossing, Trajectory, ascend, flow_until, log_spaced_steps, reward_gradient
+from experiments.policies.gradients import Estimator
+from experiments.policies.problems import Problem
+from experiments.policies.softmax import SoftmaxPolicy, expected, log_linear_policy
+from experiments.reports.style import TRAINING_REWARD_COLOURS, figure_style
+from experiments.reward_metrics.correlations import mean_interval
+from experiments.reward_metrics.variance import policy_reward_variance
+from experiments.runs.seeds import SeedStreams
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GROUND_TRUTH = (1.0, 0.8, -1.0, -1.0, -1.0)
+PROXY = (1.0, -1.0, -1.0, -1.0, -1.0)
+MEDIOCRE_PROBABILITY = 0.5
+FEATURE_PLAN = {  # the feature of the mediocre output; that of y* is 1.5 e_1 (official configuration)
+    "negative inner product": (-0.70710678118, 0.70710678118),
+    "orthogonal": (0.0, 1.0),
+    "positive inner product": (0.70710678118, 0.70710678118),
+}
+REACHED = 0.9
+LONGEST = 1e15  # flow times are cut here
+PAPER = "When Errors Can Be Beneficial, "
+
+
+@dataclass(frozen=True)
+class Arms:
+    """The settings that are trained side by side: A of them, P prompts, O outputs."""
+
+    names: list[str]
+    training_rewards: list[str]  # "ground truth" or "proxy", per arm
+    policy: SoftmaxPolicy  # [A, 1, ...]
+    rewards: Tensor  # [A, 1, P, O], trained on
+    ground_truth: Tensor  # [1 or A, 1, P, O], judged by
+
+
+def exact_arms(optimum_probabilities: list[float]) -> Arms:
+    """Every initial probability of y*, with either training reward."""
+    starts = torch.stack([initial_probabilities(p) for p in optimum_probabilities])
+    count = len(optimum_probabilities)
+    features = torch.eye(5, dtype=torch.float64).expand(2 * count, 1, 1, 5, 5)
+    rewards = torch.tensor([GROUND_TRUTH] * count + [PROXY] * count, dtype=torch.float64)
+    return Arms(
+        names=[f"initial probability {p:g}" for p in optimum_probabilities] * 2,
+        training_rewards=["ground truth"] * count + ["proxy"] * count,
+        policy=log_linear_policy(starts.repeat(2, 1)[:, None, None], features),
+        rewards=rewards[:, None, None],
+        ground_truth=torch.tensor(GROUND_TRUTH, dtype=torch.float64)[None, None, None],
+    )
+
+
+def feature_arms(optimum_probability: float) -> Arms:
+    """Three feature geometries, trained on the ground truth."""
+    features = torch.eye(5, dtype=torch.float64).repeat(len(FEATURE_PLAN), 1, 1)
+    features[:, 0, 0] = 1.5
+    features[:, 1, :2] = torch.tensor(list(FEATURE_PLAN.values()), dtype=torch.float64)
+    truth = torch.tensor(GROUND_TRUTH, dtype=torch.float64)[None, None, None]
+    start = initial_probabilities(optimum_probability)[None, None, None]
+    return Arms(
+        names=list(FEATURE_PLAN),
+        training_rewards=["ground truth"] * len(FEATURE_PLAN),
+        policy=log_linear_policy(start, features[:, None, None]),
+        rewards=truth.expand(len(FEATURE_PLAN), 1, 1, 5),
+        ground_truth=truth,
+    )
+
+
+def problem_arms(problem: Problem) -> Arms:
+    """A user's problem, trained on its ground truth and on its proxy."""
+    policy = problem.initial_policy()
+    shape = (2, *policy.parameters.shape[1:])
+    return Arms(
+        names=[problem.name] * 2,
+        training_rewards=["ground truth", "proxy"],
+        policy=SoftmaxPolicy(policy.parameters.expand(shape).clone(), policy.features, policy.temperature),
+        rewards=torch.stack([problem.ground_truth, problem.proxy])[:, None],
+        ground_truth=problem.ground_truth[None, None],
+    )
+
+
+def initial_probabilities(optimum_probability: float) -> Tensor:
+    """y*, the mediocre output, and three bad outputs that share the rest."""
+    rest = (1 - MEDIOCRE_PROBABILITY - optimum_probability) / 3
+    return torch.tensor([optimum_probability, MEDIOCRE_PROBABILITY, rest, rest, rest], dtype=torch.float64)
+
+
+def imperfect_rewards(
+    *,
+    plan: str,
+    optimum_probabilities: list[float],
+    steps: int,
+    learning_rate: float,
+    seeds: int,
+    problem: Problem | None,
+    streams: SeedStreams,
+    progress: Progress,
+) -> Findings:
+    """Run one plan: `exact`, `features` or `sampled`; a `problem` replaces the paper's arms."""
+    if problem is not None:
+        arms = problem_arms(problem)
+    else:
+        arms = feature_arms(optimum_probabilities[0]) if plan == "features" else exact_arms(optimum_probabilities)
+    estimator = Estimator.reinforce if plan == "sampled" else Estimator.exact
+    repeats = seeds if plan == "sampled" else 1
+    start = arms.policy.parameters
+    policy = SoftmaxPolicy(
+        start.repeat(1, repeats, *([1] * (start.ndim - 2))), arms.policy.features, arms.policy.temperature
+    )
+
+    # Training ----------------------------------------------------------------------------------------------------
+    best = (arms.ground_truth == arms.ground_truth.amax(dim=-1, keepdim=True)).double()
+    crossing = FirstCrossing(best, REACHED)
+    trajectory = Trajectory(
+        log_spaced_steps(steps),
+        {
+            "ground_truth_reward": lambda p: expected(p, arms.ground_truth).mean(-1),
+            "proxy_reward": lambda p: expected(p, arms.rewards).mean(-1),
+            "reward_variance": lambda p: policy_reward_variance(p, arms.rewards).mean(-1),
+            "optimum_probability": lambda p: expected(p, best).mean(-1),
+        },
+    )
+    gradient = reward_gradient(arms.rewards, estimator=estimator, generator=streams.torch("sampling"))
+    with progress(f"{plan} plan", steps) as bar:
+        ascend(
+            policy,
+            gradient,
+            learning_rate=learning_rate,
+            steps=steps,
+            observers=[crossing, trajectory],
+            advance=bar.advance,
+        )
+    assert crossing.step is not None
+
+    # Measurement -------------------------------------------------------------------------------------------------
+    curves = {name: trajectory.stacked(name).numpy() for name in trajectory.measures}  # [T, A, S]
+    table = [
+        {
+            "training_reward": arms.training_rewards[arm],
+            "arm": name,
+            "initial_ground_truth_reward": float(curves["ground_truth_reward"][0, arm].mean()),
+            "initial_variance_of_training_reward": float(curves["reward_variance"][0, arm].mean()),
+            "final_ground_truth_reward": float(curves["ground_truth_reward"][-1, arm].mean()),
+            "median_steps_to_optimum": float(crossing.step[arm].median()),
+            "share_of_seeds_that_reach_it": float(torch.isfinite(crossing.step[arm]).double().mean()),
+            "seeds": repeats,
+        }
+        for arm, name in enumerate(arms.names)
+    ]
+    statements: list[Statement] = []
+    if plan == "sampled":
+        statements = sampled_statements(arms, crossing.step, steps, streams.numpy("bootstrap"))
+    elif plan == "features" and problem is None:
+        statements = feature_statements(arms, best)
+    elif len(arms.names) > 1:
+        statements = exact_statements(arms, best, curves, list(trajectory.steps), learning_rate)
+    caption = (
+        f"Ground truth reward along training (lines; {'median of' if repeats > 1 else 'exact gradients,'} "
+        f"n = {repeats} seed{'s' if repeats > 1 else ''} per arm"
+        + ("; bands: 10 % to 90 % of seeds" if repeats > 1 else "")
+        + f"). Learning rate {learning_rate:g}."
+    )
+    return Findings(
+        reading=reading_of(plan, table, steps),
+        statements=statements,
+        tables={"arms": table},
+        figures={"trajectories": draw(arms, trajectory.steps, curves["ground_truth_reward"])},
+        captions={"trajectories": caption},
+        trajectory=rows_to_log(arms, trajectory.steps, curves),
+        summary=summary_of(arms, curves, crossing.step),
+    )
+
+
+# Statements ----------------------------------------------------------------------------------------------------------
+
+
+def exact_statements(
+    arms: Arms, best: Tensor, curves: dict[str, np.ndarray], steps: list[int], learning_rate: float
+) -> list[Statement]:
+    """The ground truth reward against the proxy, for every initial probability of y*."""
+    flow = flow_until(
+        arms.policy.copy(), reward_gradient(arms.rewards), FirstCrossing(best, REACHED), longest=LONGEST
+    ).flatten()
+    count, rewards = len(arms.names) // 2, curves["ground_truth_reward"][:, :, 0]
+    statements = []
+    for arm in range(count):
+        label = arms.names[arm]
+        statements.append(
+            Statement(
+                f"the ground truth reward is not the best reward to train on: the proxy reaches y* earlier ({label})",
+                PAPER + "section 3.3",
+                f"ratio of gradient flow times to P(y*) = {REACHED}, ground truth over proxy; in updates of "
+                f"{learning_rate:g} ground truth needs {number(float(flow[arm]) / learning_rate)}, the proxy "
+                f"{number(float(flow[count + arm]) / learning_rate)}",
+                computed(float(flow[arm] / flow[count + arm])),
+                at_least=math.nextafter(1, 2),
+            )
+        )
+    early = min(range(len(steps)), key=lambda index: abs(steps[index] - 10))
+    for arm in range(count):
+        statements.append(
+            Statement(
+                f"a run that stops early draws the opposite conclusion ({arms.names[arm]})",
+                PAPER + "section 3.3",
+                f"ground truth reward after {steps[early]} updates, trained on ground truth minus trained on proxy",
+                computed(float(rewards[early, arm] - rewards[early, count + arm])),
+                at_least=math.nextafter(0, 1),
+            )
+        )
+    for arm in range(count):
+        ratio = curves["reward_variance"][0, count + arm, 0] / curves["reward_variance"][0, arm, 0]
+        faster = bool(flow[count + arm] < flow[arm])
+        statements.append(
+            Statement(
+                f"of two rewards the one with higher variance is the better teacher ({arms.names[arm]})",
+                "What Makes a Reward Model a Good Teacher?, section 3, read as a rule",
+                "initial variance of the faster reward over that of the slower one",
+                computed(float(ratio if faster else 1 / ratio)),
+                at_least=math.nextafter(1, 2),
+            )
+        )
+    return statements
+
+
+def feature_statements(arms: Arms, best: Tensor) -> list[Statement]:
+    """Feature geometry moves the time that ground truth training needs."""
+    flow = flow_until(
+        arms.policy.copy(), reward_gradient(arms.rewards), FirstCrossing(best, REACHED), longest=LONGEST
+    ).flatten()
+    negative, orthogonal, positive = (min(float(time), LONGEST) for time in flow)
+    measured = (
+        f"ratio of gradient flow times (cut at {LONGEST:.0e}) to P(y*) = {REACHED} under the ground truth reward, "
+    )
+    return [
+        Statement(
+            "a negative inner product of the features of y* and the mediocre output worsens stalling",
+            PAPER + "appendix A.1",
+            measured + "negative over orthogonal",
+            computed(negative / orthogonal),
+            at_least=math.nextafter(1, 2),
+        ),
+        Statement(
+            "a positive inner product helps the ground truth reward",
+            PAPER + "appendix A.1",
+            measured + "orthogonal over positive",
+            computed(orthogonal / positive),
+            at_least=math.nextafter(1, 2),
+        ),
+    ]
+
+
+def sampled_statements(arms: Arms, hits: Tensor, steps: int, generator: np.random.Generator) -> list[Statement]:
+    """With sampled updates, outcomes are shares of seeds. Arms share their random numbers, so differences are
+    paired."""
+    reached = torch.isfinite(hits).double()
+    count = len(arms.names) // 2
+    statements = []
+    for arm in range(count):
+        difference = (reached[count + arm] - reached[arm]).numpy()
+        statements.append(
+            Statement(
+                f"sampled updates, too, reach y* more often on the proxy ({arms.names[arm]})",
+                PAPER + "appendix C",
+                f"share of seeds with P(y*) >= {REACHED} within {steps:,} updates, proxy minus ground truth "
+                f"({float(reached[count + arm].mean()):.2f} - {float(reached[arm].mean()):.2f})",
+                mean_interval(difference, generator=generator),
+                at_least=math.nextafter(0, 1),
+            )
+        )
+    return statements
+
+
+# Reading and figure --------------------------------------------------------------------------------------------------
+
+
+def reading_of(plan: str, table: list[dict[str, Any]], steps: int) -> str:
+    """One paragraph; its comparisons come from the numbers."""
+    parts = []
+    for arm in dict.fromkeys(row["arm"] for row in table):
+        outcomes = []
+        for row in (row for row in table if row["arm"] == arm):
+            time, share = row["median_steps_to_optimum"], row["share_of_seeds_that_reach_it"]
+            reaches = f"y* after {number(time)} updates" if math.isfinite(time) else f"no y* within {steps:,} updates"
+            if plan == "sampled":
+                reaches = f"y* in {share:.0%} of {row['seeds']} seeds"
+            reward = row["final_ground_truth_reward"]
+            outcomes.append(f"training on the {row['training_reward']} gives {reaches} (final reward {reward:.3f})")
+        parts.append(f"{arm}: " + ", ".join(outcomes))
+    return "; ".join(parts).capitalize() + "."
+
+
+def draw(arms: Arms, steps: Sequence[int], rewards: np.ndarray) -> Figure:
+    """Ground truth reward against updates, one panel per setting; `rewards` [T, A, S]."""
+    settings = list(dict.fromkeys(arms.names))
+    import matplotlib.pyplot as plt
+
+    with figure_style():
+        figure, axes = plt.subplots(
+            1, len(settings), figsize=(3.1 * len(settings) + 0.4, 2.9), sharey=True, squeeze=False
+        )
+        x = np.asarray(steps)
+        for panel, setting in zip(axes[0], settings, strict=True):
+            for arm, name in enumerate(arms.names):
+                if name != setting:
+                    continue
+                reward = arms.training_rewards[arm]
+                low, middle, high = np.quantile(rewards[:, arm], [0.1, 0.5, 0.9], axis=-1)
+                colour = TRAINING_REWARD_COLOURS[reward]
+                panel.plot(x, middle, color=colour, label=f"trained on {reward}", ls="-" if reward == "proxy" else "--")
+                if rewards.shape[-1] > 1:
+                    panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            panel.set(title=setting, xlabel="updates", xscale="symlog", xlim=(0, x[-1]))
+            panel.set_xticks([0, *(10**k for k in range(int(math.log10(max(x[-1], 1))) + 1))])
+        axes[0][0].set_ylabel("expected ground truth reward")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def rows_to_log(arms: Arms, steps: Sequence[int], curves: dict[str, np.ndarray]) -> list[tuple[int, dict[str, float]]]:
+    """Means over seeds, as `controlled/<measure>/<training reward>/<arm>`."""
+    keys = [
+        f"{reward}/{name}".replace(" ", "_") for reward, name in zip(arms.training_rewards, arms.names, strict=True)
+    ]
+    return [
+        (
+            int(step),
+            {
+                f"controlled/{measure}/{key}": float(values[index, arm].mean())
+                for measure, values in curves.items()
+                for arm, key in enumerate(keys)
+            },
+        )
+        for index, step in enumerate(np.asarray(steps))
+    ]
+
+
+def summary_of(arms: Arms, curves: dict[str, np.ndarray], hits: Tensor) -> dict[str, float]:
+    """Final ground truth reward of every arm."""
+    return {
+        f"final_ground_truth_reward/{arms.training_rewards[arm]}/{name}".replace(" ", "_"): float(
+            curves["ground_truth_reward"][-1, arm].mean()
+        )
+        for arm, name in enumerate(arms.names)
+    }

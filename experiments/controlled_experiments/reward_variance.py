@@ -1,0 +1,245 @@
+"""Low reward variance makes a flat objective, whatever the accuracy: gradient norm and time against reward variance.
+
+Source: What Makes a Reward Model a Good Teacher? (arXiv 2503.15477), Theorems 1 and 2.
+
+Setting. Tabular policies, one prompt, random initial policies and ground truths as seeds. Exact gradient flow on a
+reward model; judged by the time until the expected ground truth reward has risen by `gain` of the way to its maximum.
+
+Arms. Three families of reward models, each with a knob that lowers variance:
+  shrunk    ground truth times c: perfectly accurate;
+  rare      1 for the best output, 0 else, with the best output ever less likely initially: variance p (1 - p);
+  inverted  1 for the best output, and the order of all others inverted with amplitude 0.01: accuracy at most 2/|Y|,
+            again with the best output ever less likely (Theorem 2's accurate-nowhere but fast teacher).
+
+Measured. Initial variance under the policy, gradient norm, time. Slopes of log time and log norm against log
+variance, per seed. Theorem 1 bounds the time from below by variance^(-1/3), so the slope must be at most -1/3.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.controlled_experiments.findings import Findings, Progress, Statement, number
+from experiments.policies.ascent import Advance, FirstCrossing, flow_until, reward_gradient
+from experiments.policies.gradients import exact_gradient
+from experiments.policies.softmax import expected, tabular_policy
+from experiments.reports.style import GREY, PALETTE, figure_style
+from experiments.reward_metrics.accuracy import policy_accuracy
+from experiments.reward_metrics.correlations import mean_interval, statistic_interval
+from experiments.reward_metrics.variance import policy_reward_variance
+from experiments.runs.seeds import SeedStreams
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAPER = "What Makes a Reward Model a Good Teacher?, "
+FAMILIES = ("shrunk", "rare", "inverted")
+
+
+def reward_variance(
+    *,
+    outputs: int,
+    seeds: int,
+    knob_points: int,
+    gain: float,
+    streams: SeedStreams,
+    progress: Progress,
+) -> Findings:
+    """Measure every family at every knob and seed."""
+    probabilities, ground_truth, rewards = families(outputs, seeds, knob_points, streams.numpy("problems"))
+    variance = policy_reward_variance(probabilities, rewards)  # [families, knobs, seeds]
+    norm = exact_gradient(probabilities, rewards).norm(dim=-1)
+    accuracy = policy_accuracy(torch.full_like(probabilities, 1 / outputs), rewards, ground_truth)
+    with progress("flow until the gain", 3000) as bar:
+        times = times_to_gain(probabilities, ground_truth, rewards, gain, bar.advance)
+
+    slope = {
+        name: (log_log_slopes(variance[i], times[i]), log_log_slopes(variance[i], norm[i]))
+        for i, name in enumerate(FAMILIES)
+    }
+    bootstrap, statements = streams.numpy("bootstrap"), []
+    for name, (time_slopes, norm_slopes) in slope.items():
+        statements += [
+            Statement(
+                f"the time to a fixed gain grows at least as variance^(-1/3) ({name} rewards)",
+                PAPER + "Theorem 1",
+                "slope of log time against log initial reward variance, over random problems",
+                mean_interval(time_slopes, generator=bootstrap),
+                at_most=-1 / 3,
+            ),
+            Statement(
+                f"the gradient vanishes at least as variance^(1/3) ({name} rewards)",
+                PAPER + "section 3, gradient bound of arXiv 2310.20703",
+                "slope of log gradient norm against log initial reward variance, over random problems",
+                mean_interval(norm_slopes, generator=bootstrap),
+                at_least=1 / 3,
+            ),
+        ]
+    statements += accuracy_statements(accuracy, times, probabilities, bootstrap)
+
+    ratio = times[0].amax(dim=0) / times[0].amin(dim=0)  # shrunk: accuracy 1 at every knob
+    reading = (
+        f"At perfect accuracy the slowest reward model takes {number(float(ratio.median()))} times as long as "
+        "the fastest "
+        f"(median over {seeds} random problems). Time falls with variance as "
+        + ", ".join(f"variance^{time.mean():.2f} ({name})" for name, (time, _) in slope.items())
+        + f"; the theorem's bound is -0.33. The inverted rewards rank {float(accuracy[2].mean()):.0%} of pairs "
+        f"correctly and need {number(float((times[2] / times[1]).median()))} times the time of perfectly aimed ones."
+    )
+    table = [
+        {
+            "family": name,
+            "knob": knob,
+            "median_variance": float(variance[i, knob].median()),
+            "median_gradient_norm": float(norm[i, knob].median()),
+            "median_time": float(times[i, knob].median()),
+            "accuracy": float(accuracy[i, knob].mean()),
+            "seeds": seeds,
+        }
+        for i, name in enumerate(FAMILIES)
+        for knob in range(knob_points)
+    ]
+    return Findings(
+        reading=reading,
+        statements=statements,
+        tables={"families": table},
+        figures={"flatness": draw(variance, norm, times, accuracy)},
+        captions={
+            "flatness": (
+                f"Every point is one reward model and one random problem (n = {seeds} per knob and family). "
+                "Grey: the slopes "
+                "of the bounds. Time is gradient flow time until the expected ground truth reward has covered "
+                f"{gain:.0%} of its way."
+            )
+        },
+        summary={f"time_exponent/{name}": float(time.mean()) for name, (time, _) in slope.items()}
+        | {"slowest_over_fastest_at_perfect_accuracy": float(ratio.median())},
+    )
+
+
+def families(
+    outputs: int, seeds: int, knob_points: int, generator: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Initial probabilities, ground truth and rewards, each [families, knobs, seeds, outputs]; output 0 is the best."""
+    start = torch.from_numpy(generator.dirichlet(np.full(outputs, 5.0), size=seeds))
+    truth = torch.from_numpy(np.sort(generator.uniform(-1, 1, size=(seeds, outputs)), axis=1)[:, ::-1].copy())
+    truth[:, 0], truth[:, -1] = 1.0, -1.0
+    shape = (len(FAMILIES), knob_points, seeds, outputs)
+    probabilities, ground_truth = start.expand(shape).clone(), truth.expand(shape).clone()
+    rewards = torch.empty(shape, dtype=torch.float64)
+
+    shrink = torch.logspace(0, -3, knob_points, dtype=torch.float64)[:, None, None]
+    rewards[0] = truth * shrink
+
+    rarity = torch.logspace(-0.5, -3.5, knob_points, dtype=torch.float64)[:, None, None]
+    rare = torch.cat(
+        [rarity.expand(-1, seeds, 1), start[:, 1:] / start[:, 1:].sum(-1, keepdim=True) * (1 - rarity)], -1
+    )
+    probabilities[1], probabilities[2] = rare, rare
+    aimed = torch.zeros(outputs, dtype=torch.float64)
+    aimed[0] = 1
+    rewards[1] = aimed
+    inverted = 0.01 * torch.arange(outputs, dtype=torch.float64) / outputs  # worse outputs get more
+    inverted[0] = 1
+    rewards[2] = inverted
+    return probabilities, ground_truth, rewards
+
+
+def times_to_gain(
+    probabilities: Tensor, ground_truth: Tensor, rewards: Tensor, gain: float, advance: Advance
+) -> Tensor:
+    """Flow times [families, knobs, seeds] until the expected ground truth reward covers `gain` of its way to 1."""
+    shape = probabilities.shape
+    start, truth, reward = (
+        values.reshape(-1, shape[2], 1, shape[3]) for values in (probabilities, ground_truth, rewards)
+    )
+    initial = expected(start, truth)[..., 0]
+    crossing = FirstCrossing(truth, initial + gain * (1 - initial))
+    times = flow_until(tabular_policy(start), reward_gradient(reward), crossing, longest=1e12, advance=advance)
+    return times.reshape(shape[:3])
+
+
+def log_log_slopes(x: Tensor, y: Tensor) -> np.ndarray:
+    """Least-squares slope of log y against log x over the knobs: [knobs, seeds] each -> [seeds]; infinite y left
+    out."""
+    log_x, log_y = x.log(), y.log()
+    counted = torch.isfinite(log_y).double()
+    weight = counted / counted.sum(dim=0)
+    log_y = torch.where(counted.bool(), log_y, 0.0)
+    dx, dy = log_x - (weight * log_x).sum(0), log_y - (weight * log_y).sum(0)
+    return ((weight * dx * dy).sum(0) / (weight * dx * dx).sum(0)).numpy()
+
+
+def accuracy_statements(
+    accuracy: Tensor, times: Tensor, probabilities: Tensor, generator: np.random.Generator
+) -> list[Statement]:
+    """Theorem 2: perfect accuracy can be slow, hardly any accuracy can be fast."""
+    outputs = probabilities.shape[-1]
+    perfect = times[0]  # [knobs, seeds]
+    slow = (perfect[-1] / perfect[0]).numpy()
+    product = (times[2] * probabilities[2, ..., 0]).log10()
+    slope = log_log_slopes(probabilities[2, ..., 0], times[2])
+    return [
+        Statement(
+            "a perfectly accurate reward model can be arbitrarily slow",
+            PAPER + "Theorem 2",
+            "ratio of times of the perfectly accurate rewards times 0.001 and times 1 (accuracy "
+            f"{float(accuracy[0].min()):.2f})",
+            statistic_interval(slow, np.median, generator=generator),
+            at_least=100,
+        ),
+        Statement(
+            f"a reward model of accuracy at most 2/|Y| = {2 / outputs:.2f} can be fast: time of order 1 / "
+            "pi_0(best output)",
+            PAPER + "Theorem 2",
+            f"slope of log time against log pi_0(best output), accuracy {float(accuracy[2].max()):.3f}; times x "
+            "pi_0 between "
+            f"{10 ** float(product.min()):.2f} and {10 ** float(product.max()):.2f} (0.05 is left for the "
+            "finite range)",
+            mean_interval(slope, generator=generator),
+            at_least=-1.05,
+        ),
+        Statement(
+            f"that reward model's accuracy is at most 2/|Y| = {2 / outputs:.2f}",
+            PAPER + "Theorem 2",
+            "share of all pairs of outputs that it orders correctly",
+            mean_interval(accuracy[2].amax(dim=0).numpy(), generator=generator),
+            at_most=2 / outputs + 1e-12,
+        ),
+    ]
+
+
+def draw(variance: Tensor, norm: Tensor, times: Tensor, accuracy: Tensor) -> Figure:
+    """Time and gradient norm against variance, coloured by family."""
+    import matplotlib.pyplot as plt
+
+    with figure_style():
+        figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.3))
+        for panel, values, label, bound in (
+            (axes[0], times, "flow time to the gain", -1 / 3),
+            (axes[1], norm, "initial gradient norm", 1 / 3),
+        ):
+            for i, name in enumerate(FAMILIES):
+                text = f"{name} (accuracy {float(accuracy[i].mean()):.2f})"
+                size, face = (26, "none") if name == "rare" else (5, PALETTE[i])  # rare and inverted nearly coincide
+                panel.scatter(
+                    variance[i].flatten(),
+                    values[i].flatten(),
+                    s=size,
+                    facecolor=face,
+                    color=PALETTE[i],
+                    lw=0.6,
+                    label=text,
+                )
+            low, high = float(variance.min()), float(variance.max())
+            middle = float(np.exp(np.log(values[torch.isfinite(values)]).mean()))
+            x = np.geomspace(low, high, 2)
+            panel.plot(x, middle * (x / np.sqrt(low * high)) ** bound, color=GREY, ls=":", label="slope of the bound")
+            panel.set(xscale="log", yscale="log", xlabel="initial reward variance", ylabel=label)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, markerscale=3)
+    return figure
