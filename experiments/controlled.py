@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from experiments.controlled_experiments.policy_dependence import policy_dependen
 from experiments.controlled_experiments.reward_variance import reward_variance
 from experiments.controlled_experiments.teacher_bandit import teacher_bandit
 from experiments.policies.problems import read_problem
-from experiments.reports.style import save_figure
+from experiments.reports.style import GREY, save_figure
 from experiments.runs.files import finite
 from experiments.runs.run import Run
 
@@ -92,6 +93,8 @@ def record(findings: Findings, run: Run) -> None:
     run.write_text("reading.txt", findings.reading + "\n")
     run.write_json("figures/captions.json", findings.captions)
     for name, figure in findings.figures.items():
+        width = int(17 * figure.get_figwidth())  # characters of the caption's size that fit under the figure
+        figure.text(0.01, -0.02, fill(findings.captions[name], width), va="top", fontsize=7, color=GREY)
         save_figure(figure, run.figures / name)
 
 

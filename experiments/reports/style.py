@@ -24,6 +24,14 @@ MECHANISM_COLOURS = {
     "tied_key_value": ORANGE,
 }
 
+TRAINING_REWARD_COLOURS = {  # what a policy was trained on
+    "ground truth": BLUE,
+    "proxy": VERMILION,
+    "binary": GREEN,
+    "partial": PURPLE,
+}
+EFFECT_COLOURS = {"harmful": VERMILION, "benign": GREY, "beneficial": GREEN}
+
 
 def figure_style() -> AbstractContextManager[None]:
     """The context in which every figure is drawn; it never opens a window."""
