@@ -197,7 +197,7 @@ class DecodeEngine:
             prompt_tokens, logits = self._read_prompts(entering)
             self.running.extend(entering)
             self._batch = None
-            batch = _batch_sampling(entering)
+            batch = batch_sampling(entering)
             drawn = sample(logits, batch, np.zeros(len(entering), np.int64))
             return self._take(entering, [1] * len(entering), drawn, prompt_tokens)
         if self.running:
@@ -221,7 +221,7 @@ class DecodeEngine:
         """One more token for every running sequence."""
         running = self.running
         if self._batch is None:
-            self._batch = _batch_sampling(running)
+            self._batch = batch_sampling(running)
         tokens = torch.tensor([[sequence.tokens[-1]] for sequence in running], device=self.model.device)
         logits = self.model.decode(self.cache, tokens, [sequence.slot for sequence in running])[:, 0]
         positions = np.array([len(sequence.tokens) for sequence in running])
@@ -346,7 +346,8 @@ class DecodeEngine:
         return cache_bytes // (page_size * row_bytes)
 
 
-def _batch_sampling(sequences: Sequence[ActiveSequence]) -> BatchSampling:
+def batch_sampling(sequences: Sequence[ActiveSequence]) -> BatchSampling:
+    """The sampling options of these sequences, in order; one may stand there several times."""
     requests = [sequence.request for sequence in sequences]
     return BatchSampling(
         [request.sampling for request in requests],
