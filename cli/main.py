@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import bench, train
+from cli import bench, controlled, train
 
 HELP = """Run, measure and extend three papers from one command line: hardware-efficient attention, reward models as
 teachers, and beneficial reward errors.
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 app.command("train", **train.SETTINGS)(train.train)
 app.command("bench", **bench.SETTINGS)(bench.bench)
-# app.command("controlled", **controlled.SETTINGS)(controlled.controlled)
+app.command("controlled", **controlled.SETTINGS)(controlled.controlled)
 
 
 def _print_version(value: bool) -> None:

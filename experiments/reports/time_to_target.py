@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
 from rich import box
@@ -24,7 +25,7 @@ from experiments.runs.files import read_json
 
 def tokens_to_loss(curve: list[tuple[int, float]], target: float) -> float | None:
     """Where a curve of (tokens, loss) first falls to `target`; None when it never does."""
-    for (tokens, loss), (next_tokens, next_loss) in zip(curve, curve[1:], strict=False):
+    for (tokens, loss), (next_tokens, next_loss) in pairwise(curve):
         if next_loss <= target < loss:
             return tokens + (next_tokens - tokens) * (loss - target) / (loss - next_loss)
     return None
