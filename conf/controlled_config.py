@@ -152,7 +152,7 @@ class TeacherBanditConfig(ExperimentConfig):
     outputs: int = 64
     steps: int = 400
     learning_rate: float = 0.05
-    random_reward_models: int = 14  # beside the paper's six
+    random_reward_models: int = 16  # beside the paper's six
     centred: bool = False  # negative control: no between-prompt spread in any reward
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,66 @@ def correlation(
         ).pvalue
     value = float(coefficient(first, second))
     return Correlation(value, float(low), float(high), n, confidence, float(permutation_p), method)
+
+
+@dataclass(frozen=True)
+class SeedCorrelation(Interval):
+    """The mean over seeds of a correlation over items (reward models); the interval is over seeds, `n` counts them."""
+
+    items: int = 0
+    permutation_p: float = math.nan
+    by_seed: tuple[float, ...] = ()
+
+
+def correlation_over_seeds(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    generator: np.random.Generator,
+    same_items: bool,
+    method: CorrelationMethod = CorrelationMethod.pearson,
+    confidence: float = 0.95,
+    resamples: int = 1999,
+) -> SeedCorrelation:
+    """Correlation over items within each seed, [items, seeds] both; mean over seeds, bootstrap interval over seeds.
+
+    The two-sided permutation p is for that mean: items are permuted, alike in all seeds where they are the `same_items`
+    (all orders of them where there are few), else in every seed on its own. Raises ValueError as `correlation` does,
+    and for a variable that is constant within a seed.
+    """
+    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if first.ndim != 2 or first.shape != second.shape or first.shape[0] < 3:
+        raise ValueError(f"give two [items, seeds] arrays with at least 3 items, not {first.shape} and {second.shape}")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("a correlation needs finite numbers: drop the items with NaN or infinity first")
+    if (np.ptp(first, axis=0) == 0).any() or (np.ptp(second, axis=0) == 0).any():
+        raise ValueError("a variable is the same for all items of a seed: it has no correlation")
+    items, seeds = first.shape
+    a, b = first.T, second.T
+    if method is CorrelationMethod.spearman:
+        a, b = _ranks(a), _ranks(b)
+    by_seed = _pearson(a, b)
+    if same_items and math.factorial(items) <= resamples:
+        orders = np.array(list(permutations(range(items))))[:, None, :]
+        extra = 0  # the observed order is among them
+    else:
+        shape = (resamples, 1 if same_items else seeds, items)
+        orders = generator.permuted(np.broadcast_to(np.arange(items), shape), axis=-1)
+        extra = 1
+    permuted = np.take_along_axis(a[None], np.broadcast_to(orders, (len(orders), seeds, items)), axis=-1)
+    null = np.abs(_pearson(permuted, b[None]).mean(axis=-1))
+    extreme = int((null >= abs(by_seed.mean()) * (1 - 1e-12)).sum())
+    interval = mean_interval(by_seed, generator=generator, confidence=confidence, resamples=resamples)
+    return SeedCorrelation(
+        interval.value,
+        interval.low,
+        interval.high,
+        seeds,
+        confidence,
+        items,
+        (extreme + extra) / (len(orders) + extra),
+        tuple(float(value) for value in by_seed),
+    )
 
 
 @contextmanager

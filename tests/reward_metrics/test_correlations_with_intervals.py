@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.reward_metrics.correlations import CorrelationMethod, correlation, mean_interval, statistic_interval
+from experiments.reward_metrics.correlations import (
+    CorrelationMethod,
+    correlation,
+    correlation_over_seeds,
+    mean_interval,
+    statistic_interval,
+)
 
 
 def test_coefficients_agree_with_scipy():
@@ -67,3 +73,37 @@ def test_nan_short_and_unequal_lists_are_refused():
         correlation([1, 2, math.nan], [1, 2, 3], generator=generator)
     with pytest.raises(ValueError, match="at least one number"):
         mean_interval([], generator=generator)
+
+
+def test_correlation_over_seeds_is_the_mean_of_the_seeds_own():
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=(8, 5))
+    y = x + generator.normal(size=(8, 5))
+    for method, reference in (
+        (CorrelationMethod.pearson, stats.pearsonr),
+        (CorrelationMethod.spearman, stats.spearmanr),
+    ):
+        result = correlation_over_seeds(x, y, generator=generator, same_items=False, method=method, resamples=300)
+        own = [reference(x[:, seed], y[:, seed])[0] for seed in range(5)]
+        assert result.by_seed == pytest.approx(own)
+        assert result.value == pytest.approx(np.mean(own))
+        assert (result.n, result.items) == (5, 8)
+
+
+def test_few_shared_items_bound_the_permutation_p_however_many_seeds_there_are():
+    """Four reward models seen in 50 seeds are still four: 24 orders, of which 2 are as extreme."""
+    generator = np.random.default_rng(4)
+    x = np.repeat(np.arange(4.0)[:, None], 50, axis=1)
+    y = x + 0.01 * generator.normal(size=(4, 50))
+    shared = correlation_over_seeds(x, y, generator=generator, same_items=True, resamples=500)
+    assert shared.permutation_p == pytest.approx(2 / 24)
+    own = correlation_over_seeds(x, y, generator=generator, same_items=False, resamples=500)
+    assert own.permutation_p == pytest.approx(1 / 501)
+
+
+def test_correlation_over_seeds_refuses_what_it_cannot_correlate():
+    generator = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="at least 3 items"):
+        correlation_over_seeds(np.ones((2, 4)), np.ones((2, 4)), generator=generator, same_items=True)
+    with pytest.raises(ValueError, match="same for all items"):
+        correlation_over_seeds(np.ones((4, 2)), np.arange(8.0).reshape(4, 2), generator=generator, same_items=True)
