@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from cli.screens import show_end, show_finished_before, show_start
+from cli.screens import show_document, show_end, show_finished_before, show_start
 from conf.commands import COMMANDS
 from conf.compose import differences, plain, typed
 from experiments.runs.files import read_json
@@ -38,6 +38,7 @@ def perform(name: str, composed: DictConfig) -> Any:
     status = read_status(directory)
     if status is not None and status["state"] == RunState.finished and not config.force:
         show_finished_before(console, directory)
+        show_document(directory)
         return _objective(directory)
 
     special = differences(command, composed)
@@ -60,6 +61,7 @@ def perform(name: str, composed: DictConfig) -> Any:
             summary = function(config, run)
             run.write_json("summary.json", summary)
         show_end(console, directory)
+        show_document(directory)
     except KeyboardInterrupt:
         console.print(f"interrupted: {directory} can be continued by the same command")
         raise

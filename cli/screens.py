@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +76,14 @@ def show_finished_before(console: Console, directory: Path) -> None:
     console.print("force=true starts it over", highlight=False)
 
 
+def show_document(directory: Path) -> None:
+    """The last line of stdout, for commands that promise one: `results.json` as one line of JSON."""
+    path = directory / "results.json"
+    if path.exists():
+        sys.stdout.flush()  # rich writes to the same stream
+        print(json.dumps(read_json(path), allow_nan=False), flush=True)
+
+
 def start_sweep(command: Command, jobs: list[Job], overrides: list[str]) -> Path:
     """Record the sweep and return its directory; the same jobs always have the same one."""
     name = f"{command.name}-{content_hash(sorted(job.run_id for job in jobs), 10)}"
@@ -104,11 +114,13 @@ def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path) -> in
     failures = [(job, status) for job, status in states if status["state"] != RunState.finished]
     console.print(f"[bold]sweep[/]     {sweep_directory}", highlight=False, soft_wrap=True)
     if not failures:
+        show_document(sweep_directory)
         return 0
     table = Table("run id", "overrides", "state", "reason", title=f"{len(failures)} of {len(jobs)} jobs did not finish")
     for job, status in failures:
         table.add_row(job.run_id, " ".join(job.overrides), status["state"], str(status.get("reason", "")))
     console.print(table)
+    show_document(sweep_directory)
     return 1
 
 

@@ -9,7 +9,7 @@ from enum import Enum
 
 from hydra.core.config_store import ConfigStore
 
-from conf.run_config import RunConfig
+from conf.run_config import Device, RunConfig
 from conf.train_config import AttentionConfig, ModelConfig, TrainConfig
 from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
 
@@ -73,7 +73,6 @@ class GridConfig:
     cell_seconds: float = 2.0  # a slow cell gets fewer rounds (at least 3), so that one does not eat the whole time
     memory_share: float = 0.8  # of the free memory that one cell may take
     tensor_parallel: list[int] = field(default_factory=lambda: [1, 2, 4, 8])  # of the table of bytes per device
-    flush: bool = True  # cells beyond the last-level cache visit several layers in turn, as a model does
 
     def __post_init__(self) -> None:
         for name in (
@@ -114,10 +113,12 @@ class GenerateConfig:
     transformers: bool = False  # also transformers' own generate on the same weights
     speculative: bool = False  # also prompt-lookup speculation, whose greedy text must be the same
     draft_tokens: int = 4  # proposed per step
-    repeated_words: int = 16  # speculation: the prompt repeats this many tokens, so that there is something to look up
+    repeated_tokens: int = (
+        16  # speculation: prompts repeat a phrase of this length, so that there is something to look up
+    )
 
     def __post_init__(self) -> None:
-        for name in ("new_tokens", "vocabulary_size", "draft_tokens", "repeated_words"):
+        for name in ("new_tokens", "vocabulary_size", "draft_tokens", "repeated_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generate.{name}={getattr(self, name)} is impossible: it must be at least 1")
 
@@ -176,8 +177,20 @@ class BenchConfig(RunConfig):
                 self.attention_shape(name)
             except ValueError as error:
                 raise ValueError(f"bench.mechanism: {name} does not fit this model: {error}") from None
+        if self.device is Device.cuda:
+            raise ValueError(
+                "device=cuda is impossible: kernels and ceilings of rl-exp bench are the processor's, so far"
+            )
+        ours = (BenchKernel.cpu, BenchKernel.reference)
         if self.mode is BenchMode.attention:
+            if self.bench.policy is not None:
+                raise ValueError("bench.policy needs a whole model: add mode=generate or mode=serving")
             self._refuse_grid_beyond_memory()
+        elif not set(self.bench.kernel) <= set(ours):
+            raise ValueError(
+                f"bench.kernel={_shown(self.bench.kernel)} is impossible with mode={self.mode.value}: whole models "
+                "decode with cpu or reference (generate.transformers=true sets transformers beside them)"
+            )
 
     def attention_shape(self, name: str) -> AttentionShape:
         """The layer of mechanism `name` (gta, gqa-8) at the size of `model`."""

@@ -37,6 +37,7 @@ from ..models.shapes import LATENT, AttentionShape
 from ..models.transformer import RlExpForCausalLM
 from .attention import DecodeKernel, attend
 from .cache import CacheStep, DecodeCache
+from .cost_model import device_shape
 
 
 def shard_shape(shape: AttentionShape, tensor_parallel: int) -> AttentionShape:
@@ -45,31 +46,12 @@ def shard_shape(shape: AttentionShape, tensor_parallel: int) -> AttentionShape:
     Its `cached_elements()` are `shape.cached_elements(tensor_parallel)`. Raises ValueError where the query
     heads do not divide, or a rank would hold parts of cached heads.
     """
-    heads: int = getattr(shape, shape.states_heads_name)
-    if tensor_parallel < 1 or shape.query_heads % tensor_parallel:
-        raise ValueError(
-            f"tensor_parallel={tensor_parallel} is impossible: it must divide query_heads={shape.query_heads}"
-        )
-    if heads % tensor_parallel and tensor_parallel % heads:
-        raise ValueError(
-            f"tensor_parallel={tensor_parallel} is impossible with {shape.states_heads_name}={heads}: one of the two "
-            "must divide the other, so that a rank holds whole cached heads"
-        )
-    local_heads = max(1, heads // tensor_parallel)
-    query_latent_dim = shape.query_latent_dim
-    if shape.split_query_latent:
-        query_latent_dim = query_latent_dim * local_heads // heads
-    return dataclasses.replace(
-        shape,
-        query_heads=shape.query_heads // tensor_parallel,
-        query_latent_dim=query_latent_dim,
-        **{shape.states_heads_name: local_heads},
-    )
-
-
-def duplication_factor(shape: AttentionShape, tensor_parallel: int) -> float:
-    """Cache bytes of all ranks together, as a multiple of one device's: 1 where nothing is held twice (3.2)."""
-    return tensor_parallel * shape.cached_elements(tensor_parallel) / shape.cached_elements()
+    local = device_shape(shape, tensor_parallel)
+    if not shape.split_query_latent:
+        return local
+    # A latent group's queries read that group's share of the query latent, so a rank holds the shares of its groups.
+    width = shape.query_latent_dim * local.latent_heads // shape.latent_heads
+    return dataclasses.replace(local, query_latent_dim=width)
 
 
 def shard_model(model: RlExpForCausalLM, rank: int, tensor_parallel: int) -> RlExpForCausalLM:

@@ -1,0 +1,425 @@
+"""`rl-exp bench`: decode speed and cache bytes of attention mechanisms against the limit of this machine.
+
+    rl-exp bench
+    rl-exp bench mode=generate bench.policy=outputs/train/<run id>/model
+
+Method. Every combination of the lists in `bench` is a cell. The cells of one size are measured side by side, in rounds
+of random order after a warm-up, and reported by median and quartiles. The machine's ceilings are measured in the same
+process: no step can be faster than its bytes at the measured bandwidth or its operations at the measured peak, and
+every row says what share of that limit it reached. A cell that does not fit or fails is reported, the rest goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from rich.console import Console, RenderableType
+
+from conf.bench_config import BenchConfig, BenchMode, LengthConfig
+from experiments.bench_modes.attention import AttentionSetting, measure_attention
+from experiments.bench_modes.devices import bytes_per_device
+from experiments.bench_modes.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
+from experiments.bench_modes.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
+from experiments.decoding.machine import Ceilings, measure_ceilings
+from experiments.models.configuration import SHAPE_FIELDS, RlExpConfig
+from experiments.models.initialisation import initialise
+from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
+from experiments.models.transformer import RlExpForCausalLM
+from experiments.reports import bench_figures, bench_tables
+from experiments.reports.bench_claims import PAPER_DEVICE_BYTES, paper_claims
+from experiments.runs.files import read_json
+from experiments.runs.metrics import choose_wandb_mode
+from experiments.runs.run import Run
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+PAPER_XL = {"hidden_size": 2048, "query_heads": 16, "head_dim": 128}
+
+
+def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
+    """Measure, print, draw, record; returns the summary. `results.json` is the document of the last line."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    run.resume_metrics(0)
+    load_before = os.getloadavg()
+    rows, ceilings = {
+        BenchMode.attention: attention,
+        BenchMode.generate: generate,
+        BenchMode.serving: serving,
+    }[config.mode](config, run)
+    for number, row in enumerate(rows):
+        labels = {name: value for name, value in row.items() if not isinstance(value, float)}
+        measures = {f"decode/{name}": value for name, value in row.items() if isinstance(value, float)}
+        run.log(labels | measures, cell=number)
+    measured = [row for row in rows if row["status"] == "measured"]
+    if not measured:
+        raise RuntimeError(f"none of {len(rows)} cells could be measured; the first: {rows[0]['reason']}")
+
+    shapes = attention_shapes(config)
+    devices = bytes_per_device(shapes, config.bench.tensor_parallel)
+    claims = []
+    if config.mode is BenchMode.attention:
+        claims = paper_claims(rows, bytes_per_device(paper_xl_shapes(), (1, 2, 4)))
+    machine = {
+        "cores": os.cpu_count(),
+        "load_average_before": load_before,
+        "load_average_after": os.getloadavg(),
+        "ceilings": [asdict(ceiling) for ceiling in ceilings.values()],
+    }
+    document = {
+        "command": "bench",
+        "mode": config.mode.value,
+        "run_id": run.id,
+        "machine": machine,
+        "rows": rows,
+        "bytes_per_device": devices,
+        "claims": claims,
+    }
+    run.add_to_manifest(machine=machine)
+    run.write_json("results.json", document)
+    write_parquet(rows, run.directory / "results.parquet")
+    for table in tables(config.mode.value, rows):
+        run.console.print(table)
+    title = f"{config.model.query_heads} heads of {config.model.head_dim}"
+    run.console.print(bench_tables.device_table(devices, title))
+    if claims:
+        run.console.print(bench_tables.claims_table(claims))
+    for line in bench_tables.failures(rows):
+        run.console.print(f"[yellow]not measured:[/] {line}", highlight=False, soft_wrap=True)
+    run.console.print(machine_line(machine), highlight=False, soft_wrap=True)
+    figures = draw(config.mode.value, rows, devices, title, run.figures)
+    send_media(config, run, rows, figures)
+    return summary(rows, ceilings) | {"figures": [path.name for path in figures]}
+
+
+def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
+    """The end of a sweep: the rows of all runs of a mode in one table and figure; `results.json` as for one run."""
+    from experiments.runs.files import write_json
+
+    documents = [read_json(run / "results.json") for run in runs]
+    rows: list[Row] = []
+    for mode in dict.fromkeys(document["mode"] for document in documents):
+        same = [document for document in documents if document["mode"] == mode]
+        of_mode = [row | {"mode": mode, "run_id": document["run_id"]} for document in same for row in document["rows"]]
+        for table in tables(mode, of_mode):
+            console.print(table)
+        draw(mode, of_mode, [], "", sweep_directory / "figures" / mode)
+        rows += of_mode
+    write_parquet(rows, sweep_directory / "results.parquet")
+    write_json(
+        sweep_directory / "results.json",
+        {
+            "command": "bench",
+            "runs": [document["run_id"] for document in documents],
+            "machines": [document["machine"] for document in documents],
+            "rows": rows,
+        },
+    )
+
+
+# The three modes ---------------------------------------------------------------------------------------------------
+
+
+def attention(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilings]]:
+    """One layer's attention step."""
+    grid = config.bench
+    shapes = attention_shapes(config)
+    settings = [
+        AttentionSetting(
+            mechanism=name,
+            shape=shape,
+            batch=batch,
+            context=context,
+            query_length=query_length,
+            dtype=dtype.value,
+            page_size=page_size,
+            threads=threads or torch.get_num_threads(),
+            kernel=kernel.value,
+        )
+        for context, dtype, query_length, batch, page_size, threads, (name, shape), kernel in product(
+            grid.context,
+            grid.dtype,
+            grid.query_length,
+            grid.batch,
+            grid.page_size,
+            grid.threads,
+            shapes.items(),
+            grid.kernel,
+        )
+    ]
+    with run.progress("attention", len(settings)) as bar:
+        rows, ceilings = measure_attention(
+            settings,
+            rounds=grid.rounds,
+            cell_seconds=grid.cell_seconds,
+            memory_share=grid.memory_share,
+            seed=run.seeds.integer("order"),
+            progress=lambda text: bar.advance(1, now=text),
+        )
+    return [named(row, config) for row in rows], ceilings
+
+
+def generate(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilings]]:
+    """Prefill and decode of whole models."""
+    grid, options = config.bench, config.generate
+    models = Models(config, run, options.vocabulary_size)
+    settings = [
+        GenerateSetting(
+            mechanism=name,
+            batch=batch,
+            context=context,
+            dtype=dtype.value,
+            page_size=page_size,
+            threads=threads or torch.get_num_threads(),
+            kernel=kernel.value,
+            new_tokens=options.new_tokens,
+        )
+        for context, batch, dtype, page_size, threads, kernel, name in product(
+            grid.context, grid.batch, grid.dtype, grid.page_size, grid.threads, grid.kernel, models.shapes
+        )
+    ]
+    with run.progress("generate", len(settings) * (2 if options.speculative else 1)) as bar:
+        rows, ceilings = measure_generation(
+            settings,
+            models.get,
+            models.shapes,
+            rounds=grid.rounds,
+            cell_seconds=grid.cell_seconds,
+            memory_share=grid.memory_share,
+            with_transformers=options.transformers,
+            seed=run.seeds.integer("prompts"),
+            progress=lambda text: bar.advance(1, now=text),
+        )
+        if options.speculative:
+            rows += measure_speculation(
+                settings,
+                models.get,
+                draft_tokens=options.draft_tokens,
+                repeated_tokens=options.repeated_tokens,
+                rounds=min(3, grid.rounds),
+                seed=run.seeds.integer("prompts"),
+                progress=lambda text: bar.advance(1, now=text),
+            )
+    return [named(row, config) for row in rows], ceilings
+
+
+def serving(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilings]]:
+    """Requests in a queue, at one cache budget for all mechanisms."""
+    grid, options = config.bench, config.serving
+    models = Models(config, run, options.vocabulary_size)
+    arrivals = draw_arrivals(
+        options.requests,
+        options.arrivals_per_second,
+        lengths(options.prompt),
+        lengths(options.output),
+        min(shape.vocabulary_size for shape in models.shapes.values()),
+        run.seeds.numpy("arrivals"),
+    )
+    settings = [
+        ServingSetting(
+            mechanism=name,
+            dtype=dtype.value,
+            threads=threads or torch.get_num_threads(),
+            kernel=kernel.value,
+            cache_bytes=int(options.cache_megabytes * 1e6),
+            largest_batch=options.largest_batch,
+            page_size=options.page_size,
+        )
+        for dtype, threads, kernel, name in product(grid.dtype, grid.threads, grid.kernel, models.shapes)
+    ]
+    with run.progress("serving", len(settings)) as bar:
+        rows = measure_serving(
+            settings,
+            models.get,
+            models.shapes,
+            arrivals,
+            memory_share=grid.memory_share,
+            seed=run.seeds.integer("order"),
+            progress=lambda text: bar.advance(1, now=text),
+        )
+    return [named(row, config) for row in rows], {torch.get_num_threads(): measure_ceilings()}
+
+
+# What is measured --------------------------------------------------------------------------------------------------
+
+
+class Models:
+    """The models of a run, made when they are asked for: of random weights, or the one of `bench.policy`."""
+
+    def __init__(self, config: BenchConfig, run: Run, vocabulary_size: int) -> None:
+        self.config, self.run = config, run
+        self._made: dict[str, RlExpForCausalLM] = {}
+        if config.bench.policy is not None:
+            policy = load_policy(config.bench.policy)
+            shape = policy.config.model_shape()
+            self._made[label(shape.attention)] = policy
+            self.shapes = {label(shape.attention): shape}
+            return
+        self.shapes: dict[str, ModelShape] = {}
+        for name in config.bench.mechanism:
+            shape = config.model_shape(name, vocabulary_size)
+            self.shapes[label(shape.attention)] = shape
+
+    def get(self, name: str) -> RlExpForCausalLM:
+        """The model of that mechanism, in evaluation mode."""
+        if name not in self._made:
+            shape, size = self.shapes[name], self.config.model
+            model = RlExpForCausalLM(
+                RlExpConfig(
+                    attention=str(shape.attention.mechanism.value),
+                    layers=shape.layers,
+                    feed_forward_dim=shape.feed_forward_dim,
+                    vocab_size=shape.vocabulary_size,
+                    rope_base=size.rope_base,
+                    norm_epsilon=size.norm_epsilon,
+                    initializer_range=size.initializer_range,
+                    tie_word_embeddings=size.tie_embeddings,
+                    **{field: getattr(shape.attention, field) for field in SHAPE_FIELDS},
+                )
+            )
+            initialise(model, self.run.seeds.torch("initialisation"))
+            self._made[name] = model.eval()
+        return self._made[name]
+
+
+def load_policy(folder: str) -> RlExpForCausalLM:
+    """A trained run's model. Raises ValueError where there is none."""
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(
+            f"bench.policy={folder} holds no model: name the model folder of a trained run, such as "
+            "outputs/train/<run id>/model"
+        )
+    stored = read_json(Path(folder) / "config.json")
+    if stored.get("model_type") != RlExpConfig.model_type:
+        raise ValueError(
+            f"bench.policy={folder} is a model of type {stored.get('model_type')}: use one of rl-exp train"
+        )
+    return RlExpForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def attention_shapes(config: BenchConfig) -> dict[str, AttentionShape]:
+    """The layers of the grid by the names that are shown; a policy's own where one is given."""
+    if config.bench.policy is not None and config.mode is not BenchMode.attention:
+        shape = RlExpConfig.from_pretrained(config.bench.policy).attention_shape()
+        return {label(shape): shape}
+    shapes = [config.attention_shape(name) for name in config.bench.mechanism]
+    return {label(shape): shape for shape in shapes}
+
+
+def paper_xl_shapes() -> dict[str, AttentionShape]:
+    """The layers of the paper's XL model, whose bytes per device its Table 15 gives."""
+    return {
+        name: AttentionShape(mechanism=AttentionMechanism(name.partition("-")[0]), **PAPER_XL)
+        for name in PAPER_DEVICE_BYTES
+    }
+
+
+def label(shape: AttentionShape) -> str:
+    """The paper's way to name a mechanism: its cached heads behind it where they are a choice (gqa-4, gla-2)."""
+    name = str(shape.mechanism.value)
+    if name in ("mha", "mqa", "mla"):
+        return name
+    return f"{name}-{getattr(shape, shape.states_heads_name)}"
+
+
+def lengths(config: LengthConfig) -> Lengths:
+    """The distribution that a configuration describes."""
+    return Lengths(config.distribution.value, config.mean, config.spread, config.longest)
+
+
+def named(row: Row, config: BenchConfig) -> Row:
+    """The row with the size of its model in front."""
+    size = f"{config.model.query_heads}x{config.model.head_dim}"
+    if config.mode is not BenchMode.attention:
+        size = Path(config.bench.policy).parent.name if config.bench.policy else f"{config.model.layers}x{size}"
+    return {"model": size} | row
+
+
+# What is shown -----------------------------------------------------------------------------------------------------
+
+
+def tables(mode: str, rows: list[Row]) -> list[RenderableType]:
+    """The tables of a mode's rows."""
+    if mode == BenchMode.attention.value:
+        return [bench_tables.attention_table(rows)]
+    if mode == BenchMode.generate.value:
+        speculative = [row for row in rows if row["system"] == SPECULATIVE]
+        plain = [row for row in rows if row["system"] != SPECULATIVE]
+        shown = [bench_tables.generate_table(plain)] if plain else []
+        return [*shown, bench_tables.speculation_table(speculative)] if speculative else shown
+    return [bench_tables.serving_table(rows)]
+
+
+def draw(mode: str, rows: list[Row], devices: list[Row], title: str, directory: Path) -> list[Path]:
+    """The figures of a mode's rows; a figure that cannot be drawn ends no run."""
+    figures: list[Path | None] = []
+    try:
+        if mode == BenchMode.attention.value:
+            figures += [
+                bench_figures.draw_throughput(rows, "kernel", directory),
+                bench_figures.draw_roofline(rows, directory),
+            ]
+        elif mode == BenchMode.generate.value:
+            figures.append(bench_figures.draw_throughput(rows, "system", directory))
+        else:
+            figures.append(bench_figures.draw_serving(rows, directory))
+        if devices:
+            figures.append(bench_figures.draw_device_bytes(devices, title, directory))
+    except Exception:
+        logger.warning("a figure could not be drawn", exc_info=True)
+    return [figure for figure in figures if figure is not None]
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """The ceilings of the run in words."""
+    parts = [
+        f"{ceiling['threads']} threads: memory {ceiling['memory_read_bytes'] / 1e9:.1f} GB/s, cache "
+        f"{ceiling['cache_read_bytes'] / 1e9:.1f} GB/s, fp32 {ceiling['fp32_flops'] / 1e9:.0f} GFLOP/s, matmul "
+        f"{ceiling['fp32_matmul_flops'] / 1e9:.0f} GFLOP/s"
+        for ceiling in machine["ceilings"]
+    ]
+    before, after = machine["load_average_before"][0], machine["load_average_after"][0]
+    return f"[bold]machine[/]   {'; '.join(parts)}; load {before:.1f} before, {after:.1f} after"
+
+
+def write_parquet(rows: list[Row], path: Path) -> None:
+    """All rows with the union of their columns."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    pyarrow.parquet.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
+
+
+def send_media(config: BenchConfig, run: Run, rows: list[Row], figures: list[Path]) -> None:
+    """Rows and figures to W&B, where it is used."""
+    if choose_wandb_mode(config.tracking.mode.value) == "disabled":
+        return
+    import wandb
+
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
+    run.log_media({"rows": table} | {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+
+
+def summary(rows: list[Row], ceilings: dict[int, Ceilings]) -> dict[str, Any]:
+    """The headline: how much was measured, how near to the limit, the fastest mechanism."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    best = max(measured, key=lambda row: row["tokens_per_second"])
+    fractions = sorted(row["fraction_of_limit"] for row in measured if "fraction_of_limit" in row)
+    machine = next(iter(ceilings.values()))
+    return {
+        "cells": len(rows),
+        "not_measured": len(rows) - len(measured),
+        **({"median_share_of_limit": fractions[len(fractions) // 2]} if fractions else {}),
+        "fastest": f"{best['mechanism']}, {best['tokens_per_second']:,.0f} tokens/s",
+        "memory_gigabytes_per_second": machine.memory_read_bytes / 1e9,
+        "fp32_gigaflops_per_second": machine.fp32_flops / 1e9,
+        "objective": -best["tokens_per_second"],
+    }

@@ -1,0 +1,356 @@
+"""Whole models: reading prompts and decoding, each timed apart, beside the time that weights and cache alone cost.
+
+All mechanisms of one batch and context take turns in rounds of random order. A visit reads the prompts into an empty
+cache (prefill), then draws `new_tokens` greedy tokens for every sequence, step by step. Prompts are random tokens:
+time does not depend on what is said.
+
+Legend: B sequences, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from ..decoding.cost_model import attention_cost
+from ..decoding.engine import DecodeEngine, Request
+from ..decoding.generation_benchmark import compare_speculation
+from ..decoding.machine import CeilingProbe, Ceilings, measure_ceilings
+from ..decoding.model_step import DecodeModel
+from ..decoding.sampling import GREEDY
+from ..models.shapes import ModelShape
+from ..models.transformer import RlExpForCausalLM
+from .attention import DTYPES, free_memory
+
+OURS, TRANSFORMERS, SPECULATIVE = "rl-exp", "transformers", "rl-exp speculative"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSetting:
+    """One cell: prompts of `context` tokens for `batch` sequences, `new_tokens` more for each."""
+
+    mechanism: str
+    batch: int
+    context: int
+    dtype: str
+    page_size: int | None
+    threads: int
+    kernel: str
+    new_tokens: int
+
+    def labels(self) -> dict[str, Any]:
+        """The columns that say which cell a row is."""
+        names = ("mechanism", "batch", "context", "dtype", "page_size", "threads", "kernel", "new_tokens")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class _Visited:
+    """One system in one cell, and what its visits took."""
+
+    setting: GenerateSetting
+    system: str
+    visit: Callable[[], tuple[float, list[float]]]  # seconds of the prefill, and of every step
+    shape: ModelShape
+    cache_bytes: int
+    prefill: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    error: str | None = None
+
+
+def measure_generation(
+    settings: Sequence[GenerateSetting],
+    model_of: Callable[[str], RlExpForCausalLM],
+    shapes: Mapping[str, ModelShape],
+    *,
+    rounds: int,
+    cell_seconds: float,
+    memory_share: float,
+    with_transformers: bool,
+    seed: int,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[list[dict[str, Any]], dict[int, Ceilings]]:
+    """A row for every setting and system, and the ceilings by number of threads.
+
+    `model_of` gives the model of a mechanism's name, `shapes` its arithmetic. A cell that cannot be measured says why.
+    """
+    before = torch.get_num_threads()
+    ceilings: dict[int, Ceilings] = {}
+    rows: list[dict[str, Any]] = []
+    try:
+        for threads in dict.fromkeys(setting.threads for setting in settings):
+            torch.set_num_threads(threads)
+            ceilings[threads] = measure_ceilings()
+            probe = CeilingProbe()
+            own = [setting for setting in settings if setting.threads == threads]
+            models = _Models(model_of, shapes, memory_share)
+            for key in dict.fromkeys((s.batch, s.context, s.dtype, s.page_size, s.kernel) for s in own):
+                visited: list[_Visited | dict[str, Any]] = []
+                for setting in own:
+                    if (setting.batch, setting.context, setting.dtype, setting.page_size, setting.kernel) == key:
+                        progress(f"{setting.mechanism} batch {setting.batch} context {setting.context}")
+                        visited += _set_up(setting, models, with_transformers, memory_share, seed)
+                bandwidth = _time(
+                    [one for one in visited if isinstance(one, _Visited)], probe, rounds, cell_seconds, seed
+                )
+                rows += [one if isinstance(one, dict) else _row(one, ceilings[threads], bandwidth) for one in visited]
+                del visited
+                gc.collect()
+    finally:
+        torch.set_num_threads(before)
+    return rows, ceilings
+
+
+class _Models:
+    """The models of a grid, each made once; refused before anything is allocated where they do not fit."""
+
+    def __init__(
+        self, model_of: Callable[[str], RlExpForCausalLM], shapes: Mapping[str, ModelShape], memory_share: float
+    ) -> None:
+        self.model_of, self.shapes, self.memory_share = model_of, shapes, memory_share
+        self._made: dict[tuple[str, str], tuple[RlExpForCausalLM, DecodeModel]] = {}
+
+    def get(self, mechanism: str, kernel: str) -> tuple[RlExpForCausalLM, DecodeModel]:
+        """The model, and its weights prepared for decoding (a second copy of them)."""
+        if (mechanism, kernel) not in self._made:
+            refuse_beyond_memory(
+                8 * self.shapes[mechanism].parameters(), self.memory_share, "the model's weights, held twice,"
+            )
+            model = self.model_of(mechanism)
+            self._made[mechanism, kernel] = (model, DecodeModel(model, kernel=kernel))
+        return self._made[mechanism, kernel]
+
+
+def refuse_beyond_memory(needed: int, memory_share: float, what: str) -> None:
+    """ValueError where `needed` bytes are more than that share of the free memory."""
+    free = free_memory()
+    if needed > memory_share * free:
+        raise ValueError(
+            f"{what} need {needed / 1e9:,.2f} GB, bench.memory_share of the free memory is "
+            f"{memory_share * free / 1e9:,.2f} GB: use a smaller model, batch or context"
+        )
+
+
+def _set_up(
+    setting: GenerateSetting, models: _Models, with_transformers: bool, memory_share: float, seed: int
+) -> list[_Visited | dict[str, Any]]:
+    systems = [OURS, *([TRANSFORMERS] if with_transformers else [])]
+    visited: list[_Visited | dict[str, Any]] = []
+    for system in systems:
+        try:
+            visited.append(_visited(setting, system, models, memory_share, seed))
+        except Exception as error:  # one cell's failure is its row
+            status = "skipped" if isinstance(error, ValueError) else "failed"
+            reason = f"{type(error).__name__}: {error}" if status == "failed" else str(error)
+            visited.append(setting.labels() | {"system": system, "status": status, "reason": reason})
+    return visited
+
+
+def _visited(setting: GenerateSetting, system: str, models: _Models, memory_share: float, seed: int) -> _Visited:
+    shape = models.shapes[setting.mechanism]
+    element = DTYPES[setting.dtype].itemsize
+    length = setting.context + setting.new_tokens + 1
+    cache_bytes = setting.batch * length * shape.layers * shape.attention.cached_elements() * element
+    refuse_beyond_memory(cache_bytes, memory_share, "the cache")
+    model, prepared = models.get(setting.mechanism, setting.kernel)
+    generator = torch.Generator().manual_seed(seed)
+    prompts = torch.randint(0, model.config.vocab_size, (setting.batch, setting.context), generator=generator)
+    if system == TRANSFORMERS:
+        return _Visited(setting, system, lambda: _visit_transformers(model, prompts, setting.new_tokens), shape, 0)
+    engine = DecodeEngine(
+        prepared,
+        batch_size=setting.batch,
+        max_length=length,
+        page_size=setting.page_size,
+        cache_dtype=DTYPES[setting.dtype],
+        prefill_tokens=prompts.numel(),
+    )
+    return _Visited(
+        setting,
+        system,
+        lambda: _visit_engine(engine, prompts, setting.new_tokens),
+        shape,
+        engine.cache.allocated_bytes(),
+    )
+
+
+def _visit_engine(engine: DecodeEngine, prompts: Tensor, new_tokens: int) -> tuple[float, list[float]]:
+    for prompt in prompts.tolist():
+        engine.submit(Request(prompt, max_new_tokens=new_tokens + 1, sampling=GREEDY))
+    prefill = _seconds(engine.step)  # reads the prompts and draws the first token of each
+    steps = []
+    while not engine.finished:
+        steps.append(_seconds(engine.step))
+    return prefill, steps
+
+
+@torch.no_grad()
+def _visit_transformers(model: RlExpForCausalLM, prompts: Tensor, new_tokens: int) -> tuple[float, list[float]]:
+    watch = _Watch()
+    model.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        max_new_tokens=new_tokens + 1,
+        min_new_tokens=new_tokens + 1,
+        do_sample=False,
+        pad_token_id=0,
+        stopping_criteria=StoppingCriteriaList([watch]),
+    )
+    return watch.seconds[0], watch.seconds[1:]
+
+
+class _Watch(StoppingCriteria):
+    """The time since the last step, noted after each."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.since = time.perf_counter()
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        now = time.perf_counter()
+        self.seconds.append(now - self.since)
+        self.since = now
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def _time(
+    visited: Sequence[_Visited], probe: CeilingProbe, rounds: int, cell_seconds: float, seed: int
+) -> float | None:
+    """Fill in the seconds of all systems of one cell; returns the bandwidth measured in between."""
+    order, bandwidths = random.Random(seed), []
+    turns = list(visited)
+    for number in range(rounds + 1):  # the first round warms up
+        order.shuffle(turns)
+        for one in turns:
+            # A slow system gets one round after its warm-up; its steps are many measurements all the same.
+            spent = sum(one.prefill) + sum(one.steps)
+            if one.error or (number > 1 and spent > cell_seconds):
+                continue
+            try:
+                bandwidths.append(probe.memory_read())
+                prefill, steps = one.visit()
+            except Exception as error:
+                one.error = f"{type(error).__name__}: {error}"
+                continue
+            if number:
+                one.prefill.append(prefill)
+                one.steps += steps
+    return float(np.median(bandwidths)) if bandwidths else None
+
+
+def _row(one: _Visited, ceilings: Ceilings, bandwidth: float | None) -> dict[str, Any]:
+    setting, shape = one.setting, one.shape
+    row = setting.labels() | {"system": one.system, "parameters": shape.parameters()}
+    if one.error or not one.steps:
+        return row | {"status": "failed", "reason": one.error or "no step was timed"}
+    bandwidth = bandwidth or ceilings.memory_read_bytes
+    cost = attention_cost(
+        shape.attention,
+        [setting.context + setting.new_tokens // 2] * setting.batch,
+        element_bytes=DTYPES[setting.dtype].itemsize,
+    )
+    # Every weight is read once a step (a tied embedding as the head); all sequences share that.
+    bytes_per_step = 4 * shape.parameters() + shape.layers * cost.bytes
+    flops_per_step = 2 * shape.parameters() * setting.batch + shape.layers * cost.flops
+    times = {"memory": bytes_per_step / bandwidth, "compute": flops_per_step / ceilings.fp32_flops}
+    floor = max(times.values())
+    step, prefill = _quartiles(one.steps), _quartiles(one.prefill)
+    return row | {
+        "status": "measured",
+        "cache_bytes": one.cache_bytes or None,
+        "bytes": bytes_per_step,
+        "flops": flops_per_step,
+        "intensity": flops_per_step / bytes_per_step,
+        "bandwidth": bandwidth,
+        "peak_flops": ceilings.fp32_flops,
+        "floor_seconds": floor,
+        "bound": max(times, key=lambda name: times[name]),
+        "runs": len(one.prefill),
+        "prefill_seconds": prefill[1],
+        "prefill_seconds_q1": prefill[0],
+        "prefill_seconds_q3": prefill[2],
+        "prefill_tokens_per_second": setting.batch * setting.context / prefill[1],
+        "step_seconds": step[1],
+        "step_seconds_q1": step[0],
+        "step_seconds_q3": step[2],
+        "tokens_per_second": setting.batch / step[1],
+        "gigabytes_per_second": bytes_per_step / step[1] / 1e9,
+        "fraction_of_limit": floor / step[1],
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def measure_speculation(
+    settings: Sequence[GenerateSetting],
+    model_of: Callable[[str], RlExpForCausalLM],
+    *,
+    draft_tokens: int,
+    repeated_tokens: int,
+    rounds: int,
+    seed: int,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Prompt lookup beside plain decoding on prompts that repeat a phrase: same text, accepted tokens, speed-up."""
+    rows = []
+    before = torch.get_num_threads()
+    try:
+        for setting in settings:
+            progress(f"speculation {setting.mechanism} batch {setting.batch} context {setting.context}")
+            row = setting.labels() | {"system": SPECULATIVE}
+            torch.set_num_threads(setting.threads)
+            try:
+                model = model_of(setting.mechanism)
+                generator = torch.Generator().manual_seed(seed)
+                phrase = torch.randint(
+                    0, model.config.vocab_size, (setting.batch, repeated_tokens), generator=generator
+                )
+                repeats = -(-setting.context // repeated_tokens)
+                prompts = phrase.repeat(1, repeats)[:, : setting.context].tolist()
+                found = compare_speculation(
+                    model.config.attention,
+                    new_tokens=setting.new_tokens,
+                    draft_length=draft_tokens,
+                    rounds=rounds,
+                    model=model,
+                    prompts=prompts,
+                )
+            except Exception as error:
+                rows.append(row | {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
+                continue
+            rows.append(
+                row
+                | {
+                    "status": "measured",
+                    "tokens_per_second": found.speculative_tokens_per_second,
+                    "plain_tokens_per_second": found.plain_tokens_per_second,
+                    "accepted_length": found.tokens_per_step - 1,
+                    "acceptance_rate": found.acceptance_rate,
+                    "speed_up": found.speed_up,
+                    "same_text": found.same_text,
+                    "load_average": os.getloadavg()[0],
+                }
+            )
+    finally:
+        torch.set_num_threads(before)
+    return rows
+
+
+def _quartiles(seconds: Sequence[float]) -> tuple[float, float, float]:
+    lower, median, upper = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return float(lower), float(median), float(upper)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
