@@ -98,8 +98,8 @@ class AttentionShape:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            whole = isinstance(value, int) or value is None or field.name == "mechanism"
-            self._check(field.name, whole, f"it must be a whole number, not a {type(value).__name__}")
+            is_whole = isinstance(value, int) or value is None or field.name == "mechanism"
+            self._check(field.name, is_whole, f"it must be a whole number, not a {type(value).__name__}")
         for name in ("hidden_size", "query_heads", "head_dim"):
             self._check(name, getattr(self, name) >= 1, "it must be at least 1")
         mechanism, query_heads, head_dim = self.mechanism, self.query_heads, self.head_dim
