@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.commands import Command
-from experiments.runs.identity import run_id
+from experiments.runs.identity import flatten, run_id
 
 CONF_DIRECTORY = Path(__file__).resolve().parent
 
@@ -104,17 +104,6 @@ def differences(command: Command, config: DictConfig) -> dict[str, Any]:
     """Flat keys whose values are not those of the command without overrides: what is special about a run."""
     defaults = flatten(plain(_compose(command, [])))
     return {key: value for key, value in flatten(plain(config)).items() if defaults.get(key, ...) != value}
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; an empty mapping stays a value."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def config_groups() -> dict[str, list[str]]:

@@ -14,9 +14,7 @@ from rich.table import Table
 
 from experiments.reports.style import MECHANISM_COLOURS, figure_style, save_figure
 from experiments.runs.files import read_json, write_json
-
-# Set by the choice of a mechanism or size: saying the choice is enough.
-FOLLOWS_FROM_CHOICE = ("attention.", "model.")
+from experiments.runs.identity import NOT_IDENTITY, flatten
 
 
 @dataclass
@@ -55,35 +53,30 @@ def compare_training_runs(runs: list[Path], sweep_directory: Path, console: Cons
 
 
 def gather_arms(runs: list[Path]) -> list[Arm]:
-    """Group runs by what differs between them, the seed left aside; smallest cache last."""
+    """Group runs by what differs between their configurations, the seed left aside; largest cache and lowest loss first."""
     settings = [_settings(run) for run in runs]
-    varying = sorted(
-        key
-        for key in set().union(*settings)
-        if key != "seed" and len({str(setting.get(key)) for setting in settings}) > 1
-    )
-    shown = [key for key in varying if not key.startswith(FOLLOWS_FROM_CHOICE)]
+    varying = sorted(key for key in set().union(*settings) if len({str(setting.get(key)) for setting in settings}) > 1)
     arms: dict[tuple[str, ...], Arm] = {}
     for run, setting in zip(runs, settings, strict=True):
         summary = read_json(run / "summary.json")
         mechanism = summary["mechanism"]
-        parts = [f"{key.rsplit('.', 1)[-1]}={setting.get(key, 'default')}" for key in shown]
-        parts += [
-            f"{key.removeprefix('attention.')}={setting[key]}"
-            for key in varying
-            if key.startswith(FOLLOWS_FROM_CHOICE) and key in setting and key != "attention.mechanism"
-        ]
+        shown = {key: setting.get(key) for key in varying if key != "attention.mechanism"}
+        parts = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in shown.items() if value not in (None, False)]
         identity = tuple(str(setting.get(key)) for key in varying)
         arm = arms.setdefault(identity, Arm(" ".join([mechanism.upper(), *parts]), mechanism))
         arm.runs.append(run)
         arm.summaries.append(summary)
-    return sorted(arms.values(), key=lambda arm: -arm.mean("cache_bytes_per_token_per_layer"))
+    return sorted(arms.values(), key=lambda arm: (-arm.mean("cache_bytes_per_token_per_layer"), arm.mean("objective")))
 
 
 def _settings(run: Path) -> dict[str, Any]:
-    loaded = OmegaConf.to_container(OmegaConf.load(run / "overrides.yaml"))
+    loaded = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items()}
+    return {
+        key: value
+        for key, value in flatten({str(key): value for key, value in loaded.items()}).items()
+        if key != "seed" and key.split(".")[0] not in NOT_IDENTITY
+    }
 
 
 def comparison_table(arms: list[Arm], sets: list[str]) -> Table:
@@ -95,7 +88,7 @@ def comparison_table(arms: list[Arm], sets: list[str]) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("attention")
+    table.add_column("arm", overflow="fold")
     table.add_column("para-\nmeters", justify="right")
     table.add_column("cache\nbytes", justify="right")
     for name in sets:
@@ -104,7 +97,7 @@ def comparison_table(arms: list[Arm], sets: list[str]) -> Table:
     table.add_column("seeds", justify="right")
     for arm in arms:
         cells = [
-            arm.label,
+            arm.label.replace(" ", "\n"),
             f"{arm.mean('parameters') / 1e6:.2f}M",
             f"{arm.mean('cache_bytes_per_token_per_layer'):,.0f}",
         ]

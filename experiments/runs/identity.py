@@ -30,3 +30,14 @@ def content_hash(value: object, digits: int = 16) -> str:
 def run_id(config: Mapping[str, Any]) -> str:
     """Ten hexadecimal digits: the same for a single run and for the same job of any sweep under any launcher."""
     return content_hash({key: value for key, value in config.items() if key not in NOT_IDENTITY}, digits=10)
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from conf.commands import COMMANDS
-from conf.compose import UserError, config_groups, flatten, plain, plan_jobs, typed
+from conf.compose import UserError, config_groups, plain, plan_jobs, typed
 from conf.train_config import TrainConfig
+from experiments.runs.identity import flatten
 
 # What an option needs beside its own name.
 COMPANIONS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments.reports.time_to_target import held_out_curve, tokens_to_loss
 from experiments.reports.train_comparison import gather_arms
@@ -13,8 +14,11 @@ from experiments.reports.train_comparison import gather_arms
 def made_run(folder, name, mechanism, loss, **settings):
     run = folder / name
     run.mkdir()
-    (run / "overrides.yaml").write_text("\n".join(f"{key}: {value}" for key, value in settings.items()) + "\n")
-    summary = {"mechanism": mechanism, "cache_bytes_per_token_per_layer": 72, "eval/text/loss": loss}
+    config = OmegaConf.create({"attention": {"mechanism": mechanism}, "tracking": {"project": name}})
+    for key, value in settings.items():
+        OmegaConf.update(config, key, value)
+    OmegaConf.save(config, run / "config.yaml")
+    summary = {"mechanism": mechanism, "cache_bytes_per_token_per_layer": 72, "eval/text/loss": loss, "objective": loss}
     (run / "summary.json").write_text(json.dumps(summary))
     rows = [{"tokens": t, "eval/text/loss": v} for t, v in ((0, 7.0), (100, 5.0), (200, loss))] + [{"tokens": 200}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -25,7 +29,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_arm(tmp_path):
     runs = [
         made_run(tmp_path, "a", "gqa", 4.0, seed=0),
         made_run(tmp_path, "b", "gqa", 3.0, seed=1),
-        made_run(tmp_path, "c", "gta", 2.0, **{"seed": 0, "attention.mechanism": "gta"}),
+        made_run(tmp_path, "c", "gta", 2.0, seed=0),
         made_run(tmp_path, "d", "gqa", 1.0, **{"seed": 0, "optimizer.learning_rate": 0.1}),
     ]
     arms = gather_arms(runs)
