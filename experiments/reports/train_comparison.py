@@ -53,7 +53,7 @@ def compare_training_runs(runs: list[Path], sweep_directory: Path, console: Cons
 
 
 def gather_arms(runs: list[Path]) -> list[Arm]:
-    """Group runs by what differs between their configurations, the seed left aside; largest cache and lowest loss first."""
+    """Group runs by what differs between their configurations, seeds aside; largest cache, then lowest loss first."""
     settings = [_settings(run) for run in runs]
     varying = sorted(key for key in set().union(*settings) if len({str(setting.get(key)) for setting in settings}) > 1)
     arms: dict[tuple[str, ...], Arm] = {}
