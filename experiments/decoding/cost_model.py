@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ..models.shapes import PLAIN, AttentionMechanism, AttentionShape
+from ..models.shapes import PLAIN, AttentionShape
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,14 @@ def device_shape(shape: AttentionShape, tensor_parallel: int) -> AttentionShape:
     if tensor_parallel < 1 or shape.query_heads % tensor_parallel:
         raise ValueError(f"query_heads={shape.query_heads} do not split over tensor_parallel={tensor_parallel} devices")
     name = shape.states_heads_name
-    heads: int = getattr(shape, name)
-    if heads % tensor_parallel and tensor_parallel % heads:
+    whole_heads: int = getattr(shape, name)
+    if whole_heads % tensor_parallel and tensor_parallel % whole_heads:
         raise ValueError(
-            f"{name}={heads} neither split nor copy evenly over tensor_parallel={tensor_parallel} devices: "
+            f"{name}={whole_heads} neither split nor copy evenly over tensor_parallel={tensor_parallel} devices: "
             "one must divide the other"
         )
-    heads = max(1, heads // tensor_parallel)
-    query_heads = shape.query_heads // tensor_parallel
-    if shape.mechanism in (AttentionMechanism.mla, AttentionMechanism.mqa):
-        return replace(shape, query_heads=query_heads)
-    return replace(shape, query_heads=query_heads, **{name: heads})
+    heads = max(1, whole_heads // tensor_parallel)
+    fields: dict[str, Any] = {name: heads, "query_heads": shape.query_heads // tensor_parallel}
+    if shape.split_query_latent:  # a group's share of the query latent goes with the group
+        fields["query_latent_dim"] = shape.query_latent_dim * heads // whole_heads
+    return replace(shape, **fields)

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -125,26 +126,10 @@ def cell_calls(
     )
     calls: dict[str, Callable[[], Tensor]] = {}
     for kernel in kernels:
-        calls[kernel] = lambda kernel=kernel: attend(cell.shape, queries, layer, step.lengths, kernel=kernel)
+        calls[kernel] = partial(attend, cell.shape, queries, layer, step.lengths, kernel=kernel)
     for name in stock:
         calls[name] = stock_call(name, cell.shape, queries, layer, cell.context_length)
     return calls
-
-
-def measure_cell(
-    cell: AttentionCell,
-    *,
-    kernels: Sequence[str] = ("cpu",),
-    stock: Sequence[str] = (),
-    rounds: int = 9,
-    warm_up: int = 2,
-    seed: int = 0,
-    probe: CeilingProbe | None = None,
-) -> CellResult:
-    """Time every call of a cell and the ceilings, interleaved."""
-    return measure_cells(
-        {"cell": cell}, kernels=kernels, stock=stock, rounds=rounds, warm_up=warm_up, seed=seed, probe=probe
-    )["cell"]
 
 
 def measure_cells(

@@ -72,8 +72,8 @@ class CeilingProbe:
         library = self._library
         if library is None:
             return self.matmul()
-        rounds = 200_000
-        operations = rounds * 12 * 2 * library.rl_exp_vector_width() * self.threads
+        rounds = 2_000_000
+        operations = float(rounds * 12 * 2 * library.rl_exp_vector_width() * self.threads)
         sink = ctypes.addressof(self._sink)
         return operations / _seconds(lambda: library.rl_exp_multiply_add(rounds, self.threads, sink))
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.decoding.attention import attend
+from experiments.decoding.cache import CacheLayer
 
 KERNELS = ("reference", "cpu")
 
@@ -87,6 +88,59 @@ def test_any_shape_matches_the_oracle(kernel, data):
     shape = small_shape(mechanism, heads * group, head_dim, heads, **fields)
     case = decode_case(shape, lengths, query_length=query_length, page_size=page_size, dtype=dtype)
     assert_matches_oracle(case, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize(("query_heads", "head_dim"), [(16, 64), (12, 64), (8, 128)])
+@pytest.mark.parametrize("query_length", [1, 3])
+def test_shapes_of_real_models_match_the_oracle(kernel, mechanism, query_heads, head_dim, query_length):
+    """Whole vectors, rows read where they lie, groups that need several blocks, sequences of several chunks."""
+    shape = small_shape(mechanism, query_heads, head_dim)
+    assert_matches_oracle(decode_case(shape, [301, 64, 7], query_length=query_length, page_size=400), kernel)
+    assert_matches_oracle(
+        decode_case(shape, [140, 2], query_length=query_length, page_size=64, dtype=torch.bfloat16), kernel
+    )
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_sequence_of_many_chunks_matches_the_oracle(mechanism):
+    case = decode_case(small_shape(mechanism, 2), [2500], query_length=2, page_size=64)
+    assert_matches_oracle(case, "cpu")
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_and_neighbours_do_not_change_a_bit_of_a_sequences_result(mechanism, dtype):
+    case = decode_case(small_shape(mechanism, 8), [700, 40, 1300], query_length=2, dtype=dtype)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = [
+            attend(
+                case.shape,
+                case.queries[b : b + 1],
+                CacheLayer(case.layer.storage, case.layer.page_table[b : b + 1]),
+                case.lengths[b : b + 1],
+                kernel="cpu",
+            )
+            for b in range(3)
+        ]
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            assert torch.equal(run(case, "cpu"), torch.cat(alone))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("entry", "length"), [(99, 20), (-1, 20), (0, 1000)])
+def test_a_page_table_that_does_not_cover_a_sequence_is_refused(entry, length):
+    """The compiled kernel checks what it would read before it reads."""
+    case = decode_case(small_shape("gqa"), [20, 20])
+    case.layer.page_table[1, 0] = entry
+    case.lengths[1] = length
+    with pytest.raises(ValueError, match="sequence 1"):
+        run(case, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -42,10 +41,11 @@ struct Problem {
 namespace {
 
 constexpr float kFloor = -std::numeric_limits<float>::max();  // a running maximum that has seen nothing
+constexpr int64_t kTileBytes = 32 * 1024;  // of fp32 rows: about a first-level cache; larger ones are no faster
+constexpr int64_t kMaxTileRows = 64;
+constexpr int64_t kValueParts = 4;  // rows of a part of a tile where values are used once
 constexpr int64_t kValueRows = 6;  // the largest block of the value kernel
 constexpr float kHidden = -std::numeric_limits<float>::infinity();
-
-int64_t tile_bytes() { static const char* e = std::getenv("TILE_BYTES"); return e ? std::atoll(e) : 32 * 1024; }
 
 int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
@@ -60,6 +60,7 @@ struct Plan {
   int64_t row_elements;   // of the cache
   int64_t row_bytes;
   bool unpadded;  // every state and segment is whole vectors: a tile row looks like a cache row
+  bool by_row;    // one query row per cached head, eight heads at a time
   bool direct;    // and fp32: tiles need no copy
   int64_t tile_elements;  // of a tile row
   int64_t tile_rows;
@@ -93,11 +94,13 @@ struct Plan {
       key_dim += width;
       packed_row += segments[i].width;
     }
+    by_row = group_rows == 1 && p.n_segments == 1 && p.cached_heads % 8 == 0 && segments[0].head_stride == packed_row;
     value_dim = p.state_dims[p.value_state];
     padded_value = round_up(value_dim, kWidth);
     value_offset = offsets[p.value_state];
     value_stride = state_tile_dims[p.value_state];
-    tile_rows = std::clamp(tile_bytes() / (tile_elements * 4) / kRows * kRows, int64_t{kRows}, int64_t{64});
+    const int64_t unit = by_row ? kValueParts : kRows;
+    tile_rows = std::clamp(kTileBytes / (tile_elements * 4) / unit * unit, unit, kMaxTileRows);
   }
 
   // Tokens per chunk of a sequence: about 16 chunks, within bounds that keep merging and idle threads cheap.
@@ -246,7 +249,7 @@ class Worker {
   }
 
   void prepare_tile(const Tile& tile) {
-    if (plan_.direct && tile.rows && tile.count % kRows == 0) {
+    if (plan_.direct && tile.rows && (plan_.by_row || tile.count % kRows == 0)) {
       tile_ = reinterpret_cast<const float*>(tile.rows);
       tile_stride_ = plan_.row_elements;
       return;
@@ -303,7 +306,8 @@ class Worker {
   // How often the kernels will ask during a tile of `count` rows.
   int64_t requests(int64_t count) const {
     int64_t total = 0;
-    for (int64_t start = 0, block; start < plan_.group_rows; start += block) {
+    if (plan_.by_row) total = count * plan_.packed_row / kWidth * Ahead::requests(1) / 8;
+    for (int64_t start = plan_.by_row ? plan_.group_rows : 0, block; start < plan_.group_rows; start += block) {
       block = next_block(plan_.group_rows - start);
       const int64_t calls = (count + kRows - 1) / kRows * (block > kWidth ? kRows / kDoubleRows : 1);
       const int64_t repeat = std::max<int64_t>(1, kWidth / block);
@@ -317,6 +321,14 @@ class Worker {
 
   // Rows past `count`, up to the kernel's block, hold an earlier tile's values: scored, and never looked at.
   void score_tile(int64_t count) {
+    if (plan_.by_row) {
+      const int64_t width = plan_.packed_row;
+      for (int64_t t = 0; t < count; ++t)
+        for (int64_t g = 0; g < p_.cached_heads; g += 8)
+          score_eight_heads(tile_ + t * tile_stride_ + plan_.segments[0].offset + g * width, width, queries_ + g * width,
+                            scores_ + t * plan_.rows + g, ahead_);
+      return;
+    }
     const float* queries = queries_;
     for (int64_t g = 0; g < p_.cached_heads; ++g) {
       for (int64_t start = 0, block; start < plan_.group_rows; start += block) {
@@ -415,12 +427,21 @@ class Worker {
   }
 
   void add_values(int64_t count) {
+    // Without groups a value is used once: few rows at a time, so that they too are read nearly from end to end.
+    const int64_t part = plan_.by_row ? kValueParts : count;
+    for (int64_t t = 0; t < count; t += part) {
+      if (t > 0) std::fill_n(decay_, plan_.rows, 1.0f);
+      add_values(t, std::min(part, count - t));
+    }
+  }
+
+  void add_values(int64_t t, int64_t count) {
     for (int64_t g = 0; g < p_.cached_heads; ++g) {
-      const float* values = tile_ + plan_.value_offset + g * plan_.value_stride;
+      const float* values = tile_ + t * tile_stride_ + plan_.value_offset + g * plan_.value_stride;
       for_value_vectors([&](int64_t d, int64_t vectors) {
         for_value_blocks([&](int64_t first, int64_t m) {
           const int64_t row = g * plan_.group_rows + first;
-          value_rows(m, vectors, count, values + d, scores_ + row, decay_ + row, sums_ + row * plan_.padded_value + d);
+          value_rows(m, vectors, count, values + d, scores_ + t * plan_.rows + row, decay_ + row, sums_ + row * plan_.padded_value + d);
         });
       });
     }

@@ -106,6 +106,23 @@ KERNEL void score_block(const float* tile, int64_t tile_stride, const Segment* s
   ahead_of_all = ahead;
 }
 
+// One query row per cached head (MHA): eight heads of one tile row at a time, so that rows are read from end to end.
+// Queries are packed head by head; writes scores[h].
+KERNEL void score_eight_heads(const float* row, int64_t width, const float* queries, float* scores, Ahead& ahead_of_all) {
+  Ahead ahead = ahead_of_all;
+  Vec sums[8] = {};
+  RowAddresses<8> keys(row, width), query(queries, width);
+  for (int64_t steps = width / kWidth; steps > 0; --steps) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) sums[i] += load(query[i]) * load(keys[i]);
+    ahead.ask<Ahead::requests(1)>();
+    keys.advance(kWidth);
+    query.advance(kWidth);
+  }
+  store_scores<1>(sums, scores, 1);
+  ahead_of_all = ahead;
+}
+
 // 2 * kWidth query rows at a time: a cache element's broadcast serves two vectors.
 template <int kTileRows>
 KERNEL void score_double_block(const float* tile, int64_t tile_stride, const Segment* segments, int n_segments,
