@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments.runs.files import read_json, write_json
@@ -43,7 +44,7 @@ def show_start(run: Run, overrides: list[str]) -> None:
     console = run.console
     again = f" (attempt {run.attempt})" if run.attempt > 1 else ""
     console.rule(f"rl-exp {run.experiment} · run {run.id}{again}")
-    console.print(f"[bold]settings[/]  {'  '.join(overrides) or 'all defaults'}", highlight=False)
+    console.print(f"[bold]settings[/]  {escape('  '.join(overrides)) or 'all defaults'}", highlight=False)
     console.print(f"[bold]output[/]    {run.directory}", highlight=False, soft_wrap=True)
 
 

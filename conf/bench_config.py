@@ -69,7 +69,7 @@ class GridConfig:
     threads: list[int | None] = field(default_factory=lambda: [None])  # null: the command's `threads`
     kernel: list[BenchKernel] = field(default_factory=lambda: [BenchKernel.cpu])
     policy: str | None = None  # generate, serving: a trained run's model folder instead of random weights
-    rounds: int = 7  # visits to every cell, each round in a new random order
+    rounds: int = 15  # visits to every cell, each round in a new random order
     cell_seconds: float = 2.0  # a slow cell gets fewer rounds (at least 3), so that one does not eat the whole time
     memory_share: float = 0.8  # of the free memory that one cell may take
     tensor_parallel: list[int] = field(default_factory=lambda: [1, 2, 4, 8])  # of the table of bytes per device

@@ -166,9 +166,14 @@ def _measure_block(
     rest = list(settings)
     while rest:
         budget = int(memory_share * free_memory())
+        needed = 0
         part: list[AttentionSetting] = []
-        while rest and (not part or sum(setting.needed_bytes() for setting in [*part, rest[0]]) <= budget):
+        while rest:
+            more = rest[0].needed_bytes() if rest[0].needed_bytes() <= budget else 0  # else it is left out anyway
+            if part and needed + more > budget:
+                break
             part.append(rest.pop(0))
+            needed += more
         cells: list[_Cell | dict[str, Any]] = []
         for setting in part:
             progress(f"{setting.mechanism} {setting.kernel} {setting.context}")
@@ -176,8 +181,7 @@ def _measure_block(
         bandwidths = _time([cell for cell in cells if isinstance(cell, _Cell)], probe, seed)
         bandwidth = float(np.median(bandwidths)) if bandwidths else ceilings.memory_read_bytes
         rows += [cell if isinstance(cell, dict) else _row(cell, ceilings, bandwidth) for cell in cells]
-        del cells
-        gc.collect()
+        cells.clear()  # the next part needs the room
     return rows
 
 
@@ -211,7 +215,8 @@ def _set_up(
             ready.seconds[path] = []
         return ready
     except Exception as error:  # one cell's failure is its row
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
+        message = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = message if isinstance(error, ValueError) else f"{type(error).__name__}: {message}"
         try:
             columns = _cost_columns(setting, setting.cell().cost())
         except ValueError:

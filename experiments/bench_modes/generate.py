@@ -9,7 +9,6 @@ Legend: B sequences, V vocabulary.
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import time
@@ -104,8 +103,6 @@ def measure_generation(
                     [one for one in visited if isinstance(one, _Visited)], probe, rounds, cell_seconds, seed
                 )
                 rows += [one if isinstance(one, dict) else _row(one, ceilings[threads], bandwidth) for one in visited]
-                del visited
-                gc.collect()
     finally:
         torch.set_num_threads(before)
     return rows, ceilings

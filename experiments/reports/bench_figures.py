@@ -135,6 +135,7 @@ def draw_device_bytes(devices: Sequence[Row], title: str, directory: Path) -> Pa
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axis.set_xticks(range(len(mechanisms)), [mechanism.upper() for mechanism in mechanisms])
         axis.grid(axis="x", visible=False)
+        axis.set_axisbelow(True)
         axis.margins(y=0.12)
         axis.set_ylabel("bytes (bf16)")
         axis.set_title(f"cache bytes per token, layer and device: {', '.join(map(str, sizes))} devices, left to right")

@@ -50,7 +50,7 @@ def attention_table(rows: Sequence[Row]) -> RenderableType:
 
 
 def _attention_cells(row: Row) -> list[str]:
-    cells = [_number(row, "cache_bytes", 1e-6, ",.1f"), _number(row, "intensity", 1, ".1f")]
+    cells = [_number(row, "cache_bytes", 1e-6, ",.3g"), _number(row, "intensity", 1, ".1f")]
     if row["status"] != "measured":
         return [*cells, row["status"], "", "", "", ""]
     return [
@@ -84,7 +84,7 @@ def generate_table(rows: Sequence[Row]) -> RenderableType:
             cells = [row["mechanism"].upper(), row["system"]]
             if row["status"] == "measured":
                 cells += [
-                    _number(row, "cache_bytes", 1e-6, ",.1f"),
+                    _number(row, "cache_bytes", 1e-6, ",.3g"),
                     f"{row['prefill_tokens_per_second']:,.0f}",
                     _spread(row, "step_seconds", 1e3),
                     f"{row['tokens_per_second']:,.0f}",
@@ -138,7 +138,7 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
     """Throughput and latencies at one cache budget."""
     headings = [
         *("attention", "budget\ntokens", "together\nmost / mean", "requests\nper s", "tokens\nper s"),
-        *("first token, ms\np50 / p99", "between tokens, ms\np50 / p99"),
+        *("first\ntoken ms", "between\ntokens ms"),
     ]
     sections: Sections = []
     for words, section in _sections(rows):
@@ -163,7 +163,8 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
         f"serving · {_same(rows)} · {rows[0]['budget_bytes'] / 1e6:,.3g} MB of cache",
         headings,
         sections,
-        "budget: tokens that the cache of all layers can hold; together: sequences in a step",
+        "budget: tokens that the cache of all layers can hold; together: sequences in a step; latencies: median / 99th "
+        "percentile",
     )
 
 
@@ -259,7 +260,7 @@ def _sectioned(title: str, headings: Sequence[str], sections: Sections, caption:
     ]
 
     def table(lines: Sequence[Sequence[str]], *, heading: bool) -> Table:
-        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=heading, show_edge=False)
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=heading, show_edge=False, padding=(0, 1, 0, 0))
         for column, (text, width) in enumerate(zip(headings, widths, strict=True)):
             made.add_column(text, min_width=width, no_wrap=True, justify="left" if column == 0 else "right")
         for line in lines:

@@ -1,0 +1,55 @@
+"""A mistake in a bench command is one clear line, exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+import pytest
+
+MISTAKES = {
+    "an unknown mechanism": (["bench.mechanism=[gtaa]"], "Did you mean gta"),
+    "heads that a mechanism does not choose": (["bench.mechanism=[mla-2]"], "no choice"),
+    "a word for a number of heads": (["bench.mechanism=[gqa-many]"], "gqa-4"),
+    "heads that do not divide": (["bench.mechanism=[gqa-5]"], "use one of 1, 2, 4, 8, 16"),
+    "no mechanism": (["bench.mechanism=[]"], "bench.mechanism is empty"),
+    "a mechanism twice": (["bench.mechanism=[gqa,gqa]"], "twice"),
+    "a page that is too large": (["bench.page_size=[65]"], "use 1 to 64"),
+    "a page of nothing": (["bench.page_size=[null,0]"], "use 1 to 64"),
+    "a negative batch": (["bench.batch=[8,-1]"], "bench.batch=[8,-1]"),
+    "a context of zero": (["bench.context=[0]"], "bench.context=[0]"),
+    "a context longer than the memory": (["bench.context=[100000000000]"], "this machine has"),
+    "an unknown kernel": (["bench.kernel=[cuda]"], "cpu, reference, sdpa, matmul, flex"),
+    "an unknown storage": (["bench.dtype=[fp8]"], "fp32, bf16"),
+    "an unknown mode": (["mode=servng"], "Did you mean serving"),
+    "an unknown device": (["device=tpu"], "device"),
+    "a device that is not measured": (["device=cuda"], "device=cuda"),
+    "a stock kernel for a whole model": (["mode=generate", "bench.kernel=[sdpa]"], "generate.transformers=true"),
+    "a policy for one layer": (["bench.policy=somewhere"], "mode=generate"),
+    "a mean beyond the longest": (["mode=serving", "serving.output.mean=500"], "longest=128"),
+    "no requests": (["mode=serving", "serving.requests=0"], "serving.requests=0"),
+    "a budget of nothing": (["mode=serving", "serving.cache_megabytes=0"], "serving.cache_megabytes=0"),
+    "a misspelt key": (["bench.contxt=[1]"], "Did you mean bench.context"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message_with_exit_code_2_and_writes_nothing(mistake, rl_exp, tmp_path):
+    words, expected = MISTAKES[mistake]
+    result = rl_exp("bench", *words)
+    assert result.exit_code == 2, result.output
+    assert expected in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["attention", "generate", "serving"])
+@pytest.mark.parametrize("model", ["small", "medium", "xl", "heads_128"])
+def test_every_mode_and_shape_composes(mode, model, rl_exp):
+    result = rl_exp("bench", f"mode={mode}", f"model={model}", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert f"mode: {mode}" in result.output
+
+
+def test_a_policy_that_is_no_model_fails_with_its_name(rl_exp):
+    result = rl_exp("bench", "mode=generate", "bench.policy=nowhere/model", "tracking.mode=disabled")
+    assert result.exit_code == 1
+    assert "bench.policy=nowhere/model holds no model" in " ".join(result.output.split())
+    assert "Traceback" not in result.output
