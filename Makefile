@@ -24,7 +24,7 @@ install: $(VENV)/.installed  ## make the virtual environment: what a user needs
 install-dev: $(VENV)/.installed-dev  ## make the virtual environment: what a developer needs
 
 demo: $(VENV)/.installed  ## the main job on the embedded text: five attention mechanisms compared
-	$(BIN)/rl-exp train -m attention=mha,gqa,gta,mla,gla
+	$(BIN)/rl-exp train -m attention=mha,gqa,gta,mla,gla training.tokens=500000
 
 test: $(VENV)/.installed-dev lint types  ## everything that CI checks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2

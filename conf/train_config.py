@@ -73,9 +73,9 @@ class ModelConfig:
 class OptimizerConfig:
     """AdamW (betas and decay of the paper, appendix B.1), or Muon with AdamW for what is no matrix."""
 
-    name: OptimizerName = OptimizerName.adamw
-    learning_rate: float = 3e-3  # AdamW's: all weights, or under Muon embeddings and norms
-    muon_learning_rate: float = 2e-2
+    name: OptimizerName = OptimizerName.muon
+    learning_rate: float = 6e-3  # AdamW's: all weights, or under Muon embeddings and norms
+    muon_learning_rate: float = 6e-3
     muon_momentum: float = 0.95
     beta1: float = 0.9
     beta2: float = 0.95
@@ -102,7 +102,7 @@ class TrainingConfig:
 
     tokens: int = 1_000_000
     sequence_length: int = 128
-    batch_size: int = 16  # sequences per optimizer step
+    batch_size: int = 8  # sequences per optimizer step
     accumulation: int = 1  # forward and backward passes per optimizer step; divides batch_size
     precision: Precision = Precision.fp32
     compile: bool = False
