@@ -50,13 +50,13 @@ class DecodeModel:
         self.kernel = DecodeKernel(kernel)
         self.layers = [prepared_layer(cast(Block, block)) for block in self.decoder.blocks]
         self._turns = torch.empty(0, 0, dtype=torch.complex64)
-        self._prepare_head()
+        self._prepare_ends()
 
     def refresh(self) -> None:
         """Take the model's present weights, in milliseconds: after every update of a policy."""
         for layer in self.layers:
             layer.refresh()
-        self._prepare_head()
+        self._prepare_ends()
 
     def new_cache(
         self,
@@ -192,12 +192,13 @@ class DecodeModel:
         return heads.transpose(1, 2)
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, self.decoder.embedding.weight).float()
+        return F.embedding(tokens, self.embedding)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.head(F.rms_norm(hidden, (hidden.shape[-1],), None, self.decoder.norm.eps))
 
-    def _prepare_head(self) -> None:
+    def _prepare_ends(self) -> None:
+        self.embedding = weights_of(self.decoder.embedding.weight).clone()
         self.head = PreparedLinear(weights_of(self._head.weight) * weights_of(self.decoder.norm.weight))
 
     def _rotation(self, positions: Tensor, max_length: int) -> Rotations:

@@ -31,7 +31,8 @@ class PreparedLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
         # The number of rows is a hint for the layout; 64 gave the best times from 1 row to 2048.
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64) if self.packed else weight
+        pack = torch.ops.mkldnn._reorder_linear_weight
+        self.weight = pack(weight.contiguous(), 64) if self.packed else weight.clone()
         self.bias = bias
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -226,7 +227,7 @@ class PreparedLatent(PreparedLayer):
         raised_bias: list[Tensor | None] = [None] * shape.latent_heads
         self.value_bias = None
         if attention.latent_up.bias is not None:
-            grouped_bias = weights_of(attention.latent_up.bias).unflatten(0, group)
+            grouped_bias = weights_of(attention.latent_up.bias).clone().unflatten(0, group)
             raised_bias = list(grouped_bias.flatten(1))
             self.value_bias = grouped_bias[:, 1].flatten().contiguous()  # (H * D)
         self.latent_ups = [PreparedLinear(*pair) for pair in zip(latent_up.flatten(1, 3), raised_bias, strict=True)]

@@ -93,7 +93,8 @@ class DraftModel:
     def _logits_after(self, texts: list[list[int]], slots: list[int]) -> torch.Tensor:
         """The logits after every text [b, V]; computes what the cache lacks, and rolls back what was rejected."""
         logits = torch.empty(len(texts), self.model.vocabulary, device=self.model.device)
-        known = [_common_prefix(self._cached[slot], text) for slot, text in zip(slots, texts, strict=True)]
+        # The last token is read in any case, for its logits.
+        known = [_common_prefix(self._cached[slot], text[:-1]) for slot, text in zip(slots, texts, strict=True)]
         self.cache.roll_back([len(self._cached[slot]) - n for slot, n in zip(slots, known, strict=True)], slots)
         unread = [row for row, n in enumerate(known) if n == 0]
         if unread:

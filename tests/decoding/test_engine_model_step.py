@@ -1,0 +1,102 @@
+"""Prompts and steps over the cache against full forward passes, with NaN in the cache wherever nothing was written."""
+
+import pytest
+import torch
+from engine_cases import CASES, VOCABULARY, case_model, prompts_of
+
+from experiments.decoding.cache import CacheFullError
+from experiments.decoding.model_step import DecodeModel
+
+ROUNDING = 1e-5  # absolute, of logits up to 3
+
+
+def poisoned_cache(model, **options):
+    cache = model.new_cache(batch_size=4, max_length=40, **options)
+    for storage in cache.storage:
+        storage.fill_(torch.nan)
+    return cache
+
+
+@torch.no_grad()
+def true_logits(model, text, count):
+    return model(torch.tensor([text])).logits[0, -count:]
+
+
+@pytest.mark.parametrize("page_size", [None, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_steps_of_any_length_give_the_logits_of_a_full_pass(name, page_size):
+    """Prompts of different length, one of them shared; steps of 1 and 3 tokens, and a ragged one."""
+    model = case_model(name)
+    decoding = DecodeModel(model)
+    cache = poisoned_cache(decoding, page_size=page_size)
+    prompts = prompts_of(7, 3, 7)
+    logits = decoding.prefill(cache, prompts, [[2], [0, 3], [1]], chunk_tokens=12)
+    for prompt, mine in zip(prompts, logits, strict=True):
+        torch.testing.assert_close(mine[None], true_logits(model, prompt, 1), rtol=0, atol=ROUNDING)
+
+    texts = {2: prompts[0], 0: prompts[1], 3: prompts[1], 1: prompts[2]}
+    sequences = [3, 0, 2, 1]
+    for counts in ([1, 1, 1, 1], [1, 1, 1, 1], [3, 3, 3, 3], [1, 3, 2, 2]):
+        new = torch.tensor(prompts_of(*[max(counts)] * 4, seed=sum(counts)))
+        logits = decoding.decode(cache, new, sequences, counts)
+        for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
+            texts[sequence] = texts[sequence] + new[row, -count:].tolist()
+            truth = true_logits(model, texts[sequence], count)
+            torch.testing.assert_close(logits[row, -count:], truth, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rejected_tokens_leave_no_trace(name):
+    model = case_model(name)
+    decoding = DecodeModel(model)
+    cache = poisoned_cache(decoding, page_size=2)
+    (prompt,) = prompts_of(6)
+    decoding.prefill(cache, [prompt], [[1]])
+    decoding.decode(cache, torch.tensor([[7, 8, 9]]), [1])
+    cache.roll_back([2], [1])
+    logits = decoding.decode(cache, torch.tensor([[10]]), [1])[0]
+    torch.testing.assert_close(logits, true_logits(model, [*prompt, 7, 10], 1), rtol=0, atol=ROUNDING)
+
+
+def test_a_prompt_costs_the_same_rows_whether_copied_or_computed():
+    decoding = DecodeModel(case_model("gla"))
+    cache = poisoned_cache(decoding, page_size=3)
+    (prompt,) = prompts_of(8)
+    decoding.prefill(cache, [prompt], [[0]])
+    cache.copy_prefix(0, [2, 3], len(prompt))
+    logits = decoding.decode(cache, torch.tensor([[5], [5], [5]]), [0, 2, 3])
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+
+
+def test_long_chunks_and_short_ones_read_prompts_alike():
+    decoding = DecodeModel(case_model("mla"))
+    prompts, places = prompts_of(9, 2, 9, 5), [[0], [1], [2], [3]]
+    whole = decoding.prefill(poisoned_cache(decoding), prompts, places)
+    singly = decoding.prefill(poisoned_cache(decoding), prompts, places, chunk_tokens=1)
+    torch.testing.assert_close(whole, singly, rtol=0, atol=ROUNDING)
+
+
+def test_an_empty_prompt_is_refused():
+    decoding = DecodeModel(case_model("mha"))
+    with pytest.raises(ValueError, match="at least 1 token"):
+        decoding.prefill(poisoned_cache(decoding), [[1], []], [[0], [1]])
+
+
+def test_a_full_cache_is_told_before_anything_changes():
+    decoding = DecodeModel(case_model("mha"))
+    cache = decoding.new_cache(batch_size=2, max_length=4)
+    decoding.prefill(cache, [[1, 2, 3]], [[0]])
+    with pytest.raises(CacheFullError, match="max_length=4"):
+        decoding.decode(cache, torch.tensor([[1, 2]]), [0])
+    assert cache.lengths.tolist() == [3, 0]
+
+
+def test_steps_need_no_gradient_and_leave_none():
+    model = case_model("gta")
+    decoding = DecodeModel(model)
+    cache = decoding.new_cache(batch_size=1, max_length=8)
+    logits = decoding.prefill(cache, [[1, 2, 3]], [[0]])
+    assert logits.shape == (1, VOCABULARY)
+    assert not logits.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
