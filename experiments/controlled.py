@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
@@ -39,6 +39,9 @@ from experiments.reports.style import GREY, save_figure
 from experiments.runs.files import finite
 from experiments.runs.run import Run
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 EXPERIMENTS: dict[str, Callable[..., Findings]] = {
     experiment.__name__: experiment
     for experiment in (
@@ -57,8 +60,8 @@ VERDICT_COLOURS = {Verdict.reproduced: "green", Verdict.not_reproduced: "red", V
 
 def controlled(config: ControlledConfig, run: Run) -> dict[str, Any]:
     """Run one experiment, record and print what it found; returns the summary of the run."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    # Most steps here are smaller than the cost of waking a second thread, which then only gets in the way.
+    torch.set_num_threads(config.threads or 1)
     run.resume_metrics(0)  # an experiment takes seconds: an interrupted one starts over
     settings = settings_of(config)
     findings = EXPERIMENTS[config.experiment.name](**settings, streams=run.seeds, progress=run.progress)
@@ -93,9 +96,17 @@ def record(findings: Findings, run: Run) -> None:
     run.write_text("reading.txt", findings.reading + "\n")
     run.write_json("figures/captions.json", findings.captions)
     for name, figure in findings.figures.items():
-        width = int(17 * figure.get_figwidth())  # characters of the caption's size that fit under the figure
-        figure.text(0.01, -0.02, fill(findings.captions[name], width), va="top", fontsize=7, color=GREY)
+        write_caption(figure, findings.captions[name])
         save_figure(figure, run.figures / name)
+
+
+def write_caption(figure: Figure, caption: str) -> None:
+    """Below everything else in the figure, once its layout is settled."""
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    figure.set_layout_engine("none")
+    text = fill(caption, int(17 * width))  # characters of this size that fit
+    figure.text(box.x0 / width, (box.y0 - 0.1) / height, text, va="top", fontsize=7, color=GREY)
 
 
 def show(findings: Findings, run: Run) -> None:

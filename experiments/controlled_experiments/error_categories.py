@@ -311,5 +311,5 @@ def draw(confusions: dict[str, np.ndarray]) -> Figure:
             panel.grid(False)
         axes[0][0].invert_yaxis()
         handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3)
+        figure.legend(handles, names, loc="outside upper center", ncols=3)
     return figure

@@ -338,7 +338,7 @@ def draw(arms: Arms, steps: Sequence[int], rewards: np.ndarray) -> Figure:
             panel.set_xticks([0, *(10**k for k in range(int(math.log10(max(x[-1], 1))) + 1))])
         axes[0][0].set_ylabel("expected ground truth reward")
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure
 
 

@@ -377,5 +377,5 @@ def draw_sampled(sampled: dict[bool, np.ndarray], joint: list[float], sharing: l
             panel.set(xscale="log", xlabel="initial P(both)", title=f"sharing {share:g}", ylim=(-0.03, 1.03))
         axes[0][0].set_ylabel(f"share of seeds that succeed\nwithin {steps:,} updates")
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure

@@ -343,9 +343,12 @@ def draw_exponents(curves: dict[int, tuple[np.ndarray, np.ndarray]]) -> Figure:
                 guide = middle[0] * (probabilities / probabilities[0]) ** slope
                 panel.plot(probabilities, guide, color=GREY, lw=0.9, ls=":", zorder=0)
             panel.set(
-                xscale="log", yscale="log", xlabel="initial probability of y*", title=f"{bad_outputs} bad outputs"
+                xscale="log",
+                yscale="log",
+                xlabel="initial probability of y*",
+                title=f"{bad_outputs} bad output{'s' if bad_outputs > 1 else ''}",
             )
         axes[0][0].set_ylabel("flow time to P(y*) = 0.9")
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure

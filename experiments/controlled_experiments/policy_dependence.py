@@ -159,5 +159,5 @@ def draw(excluded: np.ndarray, times: np.ndarray) -> Figure:
             )
         axes[0].set_ylabel("flow time to the gain")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure

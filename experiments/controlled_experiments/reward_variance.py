@@ -225,7 +225,7 @@ def draw(variance: Tensor, norm: Tensor, times: Tensor, accuracy: Tensor) -> Fig
         ):
             for i, name in enumerate(FAMILIES):
                 text = f"{name} (accuracy {float(accuracy[i].mean()):.2f})"
-                size, face = (26, "none") if name == "rare" else (5, PALETTE[i])  # rare and inverted nearly coincide
+                size, face = (16, "none") if name == "rare" else (5, PALETTE[i])  # rare and inverted nearly coincide
                 panel.scatter(
                     variance[i].flatten(),
                     values[i].flatten(),
@@ -241,5 +241,5 @@ def draw(variance: Tensor, norm: Tensor, times: Tensor, accuracy: Tensor) -> Fig
             panel.plot(x, middle * (x / np.sqrt(low * high)) ** bound, color=GREY, ls=":", label="slope of the bound")
             panel.set(xscale="log", yscale="log", xlabel="initial reward variance", ylabel=label)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, markerscale=3)
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, markerscale=1.5)
     return figure

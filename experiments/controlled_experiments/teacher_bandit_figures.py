@@ -37,9 +37,9 @@ def draw_training(names: list[str], papers: slice, steps: Sequence[int], curves:
                 middle, error = change.mean(axis=-1), change.std(axis=-1) / math.sqrt(change.shape[-1])
                 panel.plot(x, middle, color=colour, label=name, ls="--" if i == 0 else "-")
                 panel.fill_between(x, middle - error, middle + error, color=colour, alpha=0.2, linewidth=0)
-            panel.set(xlabel="updates", ylabel=f"{outcome.replace('_', ' ')} reward increase (std)")
+            panel.set(xlabel="updates", ylabel=f"{outcome.replace('_', ' ')} increase (std)")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure.legend(handles, labels, loc="outside upper center", ncols=4)
     return figure
 
 
@@ -60,12 +60,13 @@ def draw_scatter(
         for panel, name in zip(axes, shown, strict=True):
             x, rest = properties[name], slice(papers.stop, None)
             label = "random reward models, every seed"
-            panel.scatter(x[rest], change[rest], s=5, color=GREY, alpha=0.4, label=label, lw=0)
+            if len(x[rest]):
+                panel.scatter(x[rest], change[rest], s=5, color=GREY, alpha=0.4, label=label, lw=0)
             for i in range(papers.start, papers.stop):
                 square = {"s": 26, "marker": "s", "lw": 0, "color": PALETTE[i - 1]}
                 panel.scatter(x[i].mean(), change[i].mean(), label=names[i], **square)
             panel.set(xlabel=name.replace("_", " "), title=f"r = {coefficients[name]}")
         axes[0].set_ylabel("ground truth increase (std)")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure.legend(handles, labels, loc="outside upper center", ncols=4)
     return figure
