@@ -6,6 +6,7 @@ import difflib
 import os
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
@@ -250,7 +251,7 @@ def physical_memory() -> int | None:
         return None
 
 
-def _shown(values: list) -> str:
+def _shown(values: list[Any]) -> str:
     texts = ("null" if value is None else str(getattr(value, "value", value)) for value in values)
     return f"[{','.join(texts)}]"
 

@@ -258,13 +258,13 @@ class Models:
     def __init__(self, config: BenchConfig, run: Run, vocabulary_size: int) -> None:
         self.config, self.run = config, run
         self._made: dict[str, RlExpForCausalLM] = {}
+        self.shapes: dict[str, ModelShape] = {}
         if config.bench.policy is not None:
             policy = load_policy(config.bench.policy)
             shape = policy.config.model_shape()
             self._made[label(shape.attention)] = policy
-            self.shapes = {label(shape.attention): shape}
+            self.shapes[label(shape.attention)] = shape
             return
-        self.shapes: dict[str, ModelShape] = {}
         for name in config.bench.mechanism:
             shape = config.model_shape(name, vocabulary_size)
             self.shapes[label(shape.attention)] = shape
@@ -369,7 +369,8 @@ def draw(mode: str, rows: list[Row], devices: list[Row], title: str, directory: 
                 bench_figures.draw_roofline(rows, directory),
             ]
         elif mode == BenchMode.generate.value:
-            figures.append(bench_figures.draw_throughput(rows, "system", directory))
+            plain = [row for row in rows if row["system"] != SPECULATIVE]  # speculation has prompts of its own
+            figures.append(bench_figures.draw_throughput(plain, "system", directory))
         else:
             figures.append(bench_figures.draw_serving(rows, directory))
         if devices:

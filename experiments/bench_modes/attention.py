@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -178,9 +178,8 @@ def _measure_block(
         for setting in part:
             progress(f"{setting.mechanism} {setting.kernel} {setting.context}")
             cells.append(_set_up(setting, budget, rounds, cell_seconds, seed))
-        bandwidths = _time([cell for cell in cells if isinstance(cell, _Cell)], probe, seed)
-        bandwidth = float(np.median(bandwidths)) if bandwidths else ceilings.memory_read_bytes
-        rows += [cell if isinstance(cell, dict) else _row(cell, ceilings, bandwidth) for cell in cells]
+        present = _time([cell for cell in cells if isinstance(cell, _Cell)], probe, ceilings, seed)
+        rows += [cell if isinstance(cell, dict) else _row(cell, present) for cell in cells]
         cells.clear()  # the next part needs the room
     return rows
 
@@ -224,13 +223,17 @@ def _set_up(
         return setting.labels() | columns | {"status": "failed", "reason": reason}
 
 
-def _time(cells: Sequence[_Cell], probe: CeilingProbe, seed: int) -> list[float]:
-    """Fill in the seconds of all calls; returns the bandwidths measured in between."""
+def _time(cells: Sequence[_Cell], probe: CeilingProbe, ceilings: Ceilings, seed: int) -> Ceilings:
+    """Fill in the seconds of all calls; returns the ceilings of these very rounds (medians), for on a shared machine
+    they move as the calls do."""
     visits = [(cell, path) for cell in cells for path in cell.calls]
-    order, bandwidths = random.Random(seed), []
+    order = random.Random(seed)
+    found: dict[str, list[float]] = {"memory_read_bytes": [], "cache_read_bytes": [], "fp32_flops": []}
     gc.disable()
     try:
         for number in range(max((max(cell.rounds.values()) for cell in cells), default=0)):
+            found["cache_read_bytes"].append(probe.cache_read())
+            found["fp32_flops"].append(probe.fp32())
             order.shuffle(visits)
             for cell, path in visits:
                 if number >= cell.rounds[path] or cell.error:
@@ -238,7 +241,7 @@ def _time(cells: Sequence[_Cell], probe: CeilingProbe, seed: int) -> list[float]
                 call = cell.calls[path]
                 try:
                     if cell.resident == "memory":
-                        bandwidths.append(probe.memory_read())
+                        found["memory_read_bytes"].append(probe.memory_read())
                     else:
                         call()
                     start = time.perf_counter()
@@ -248,18 +251,17 @@ def _time(cells: Sequence[_Cell], probe: CeilingProbe, seed: int) -> list[float]
                     cell.error = f"{type(error).__name__}: {error}"
     finally:
         gc.enable()
-    return bandwidths
+    return replace(ceilings, **{name: float(np.median(values)) for name, values in found.items() if values})
 
 
-def _row(cell: _Cell, ceilings: Ceilings, bandwidth: float) -> dict[str, Any]:
+def _row(cell: _Cell, ceilings: Ceilings) -> dict[str, Any]:
     setting, cost = cell.setting, cell.cost
     row = setting.labels() | _cost_columns(setting, cost) | {"residence": cell.resident}
     if cell.error:
         return row | {"status": "failed", "reason": cell.error}
     path = min(cell.seconds, key=lambda name: float(np.median(cell.seconds[name])))
     timing = Timing.of(cell.seconds[path])
-    if cell.resident == "cache":
-        bandwidth = ceilings.cache_read_bytes
+    bandwidth = ceilings.cache_read_bytes if cell.resident == "cache" else ceilings.memory_read_bytes
     floor = cost.floor_seconds(bandwidth, ceilings.fp32_flops)
     return row | {
         "status": "measured",

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..decoding.engine import DecodeEngine, Request, SamplingOptions
+from ..decoding.engine import DecodeEngine, Request
+from ..decoding.sampling import SamplingOptions
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
 from .attention import DTYPES

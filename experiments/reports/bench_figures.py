@@ -23,6 +23,7 @@ def draw_throughput(rows: Sequence[Row], system: str, directory: Path) -> Path |
     None where nothing was measured.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     rows = [row for row in rows if row["status"] == "measured"]
     if not rows:
@@ -50,6 +51,8 @@ def draw_throughput(rows: Sequence[Row], system: str, directory: Path) -> Path |
                 )
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             contexts = sorted({row["context"] for row in rows})
             axis.set_xticks(contexts, [f"{context:,}" for context in contexts])
             axis.minorticks_off()
@@ -154,6 +157,7 @@ def draw_serving(rows: Sequence[Row], directory: Path) -> Path | None:
     with figure_style():
         figure, axes = plt.subplots(1, 3, figsize=(9.6, 0.32 * len(rows) + 1.7), sharey=True)
         for place, row in enumerate(rows):
+            axes[0].set_axisbelow(True)
             axes[0].barh(place, row["tokens_per_second"], color=_colour(row))
             for axis, name in ((axes[1], "first_token"), (axes[2], "between_tokens")):
                 median, last = 1e3 * row[f"{name}_p50"], 1e3 * row[f"{name}_p99"]
