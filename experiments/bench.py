@@ -89,7 +89,7 @@ def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
     write_parquet(rows, run.directory / "results.parquet")
     for table in tables(config.mode.value, rows):
         run.console.print(table)
-    title = f"{config.model.query_heads} heads of {config.model.head_dim}"
+    title = ", ".join(dict.fromkeys(f"{shape.query_heads} heads of {shape.head_dim}" for shape in shapes.values()))
     run.console.print(bench_tables.device_table(devices, title))
     if claims:
         run.console.print(bench_tables.claims_table(claims))

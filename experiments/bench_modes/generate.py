@@ -29,7 +29,7 @@ from ..decoding.model_step import DecodeModel
 from ..decoding.sampling import GREEDY
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
-from .attention import DTYPES, free_memory
+from .attention import CACHE_SHARE, DTYPES, free_memory, last_level_cache_bytes
 
 OURS, TRANSFORMERS, SPECULATIVE = "rl-exp", "transformers", "rl-exp speculative"
 
@@ -250,7 +250,6 @@ def _row(one: _Visited, ceilings: Ceilings, bandwidth: float | None) -> dict[str
     row = setting.labels() | {"system": one.system, "parameters": shape.parameters()}
     if one.error or not one.steps:
         return row | {"status": "failed", "reason": one.error or "no step was timed"}
-    bandwidth = bandwidth or ceilings.memory_read_bytes
     cost = attention_cost(
         shape.attention,
         [setting.context + setting.new_tokens // 2] * setting.batch,
@@ -258,12 +257,16 @@ def _row(one: _Visited, ceilings: Ceilings, bandwidth: float | None) -> dict[str
     )
     # Every weight is read once a step (a tied embedding as the head); all sequences share that.
     bytes_per_step = 4 * shape.parameters() + shape.layers * cost.bytes
+    # A model that is a small part of the last-level cache stays there from step to step.
+    resident = "cache" if bytes_per_step <= CACHE_SHARE * last_level_cache_bytes() else "memory"
+    bandwidth = ceilings.cache_read_bytes if resident == "cache" else bandwidth or ceilings.memory_read_bytes
     flops_per_step = 2 * shape.parameters() * setting.batch + shape.layers * cost.flops
     times = {"memory": bytes_per_step / bandwidth, "compute": flops_per_step / ceilings.fp32_flops}
     floor = max(times.values())
     step, prefill = _quartiles(one.steps), _quartiles(one.prefill)
     return row | {
         "status": "measured",
+        "residence": resident,
         "cache_bytes": one.cache_bytes or None,
         "bytes": bytes_per_step,
         "flops": flops_per_step,

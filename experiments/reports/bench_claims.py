@@ -109,10 +109,11 @@ def _speed_claim(rows: Sequence[Row], query_length: int, name: str, against: str
         return []
     here = [f"{label} {second['seconds'] / first['seconds']:.2f}x".strip() for label, first, second in pairs]
     predicted = [f"{second['floor_seconds'] / first['floor_seconds']:.2f}x" for _, first, second in pairs]
-    first, second = pairs[0][1:]
+    label, first, second = pairs[0]
     ridge = first["peak_flops"] / first["bandwidth"]
     note = (
-        f"the floors predict {', '.join(dict.fromkeys(predicted))}; ridge {ridge:.0f} FLOP/B, "
+        f"the floors predict {', '.join(dict.fromkeys(predicted))}; {label}{': ' if label else ''}ridge "
+        f"{ridge:.0f} FLOP/B, "
         f"{first['mechanism'].upper()} has {first['intensity']:.1f}, {second['mechanism'].upper()} "
         f"{second['intensity']:.1f}: {_why(first, second)}"
     )
