@@ -92,9 +92,8 @@ def error_categories(
     agreement = {name: agreement_share(matrix) for name, matrix in confusions.items()}
     kappa = {name: cohens_kappa(matrix) for name, matrix in confusions.items()}
     reading = (
-        f"Of {errors:,} single reward errors, trained for {judged_after:,} updates with and without the error, "
-        "the label "
-        "foretold the sign of the effect in "
+        f"Of {errors:,} single reward errors, trained for {judged_after:,} updates with and without the error, the "
+        "label foretold the sign of the effect in "
         + " and ".join(f"{share:.0%} ({name}, kappa {kappa[name]:.2f})" for name, share in agreement.items())
         + f"; an effect counts beyond {effect_size:g} of ground truth reward."
     )
@@ -105,7 +104,7 @@ def error_categories(
         figures={"confusion": draw(confusions)},
         captions={
             "confusion": (
-                f"Share of each label's errors that proved harmful, benign or beneficial when that error alone was "
+                "Share of each label's errors that proved harmful, benign or beneficial when that error alone was "
                 f"corrected ({judged_after:,} updates, exact gradients, n = {errors:,} errors; counts in the bars)."
             )
         },
@@ -144,8 +143,7 @@ def random_problems(
 
 
 def given_problem(problem: Problem) -> tuple[SoftmaxPolicy, Tensor, Tensor]:
-    """A user's problem. ValueError for more than one prompt: errors of prompts that share weights are not
-    independent."""
+    """A user's problem. ValueError for more than one prompt: prompts that share weights share their errors."""
     if problem.proxy.shape[0] != 1:
         raise ValueError(
             f"problem {problem.name} has {problem.proxy.shape[0]} prompts: error_categories takes one prompt at a time"
@@ -240,8 +238,7 @@ def judged(
                 f"{claim} ({name})",
                 PAPER,
                 f"mean effect of an error on ground truth reward after {horizon:,} updates; the label's sign is "
-                "right for "
-                f"{float(right):.0%} of {int(chosen.sum()):,} errors",
+                f"right for {float(right):.0%} of {int(chosen.sum()):,} errors",
                 mean_interval(means, generator=generator, resamples=2000) if means.size else computed(float("nan")),
                 at_least=-np.inf if at_least is None else at_least,
                 at_most=np.inf if at_most is None else at_most,

@@ -180,8 +180,8 @@ def imperfect_rewards(
     elif len(arms.names) > 1:
         statements = exact_statements(arms, best, curves, list(trajectory.steps), learning_rate)
     caption = (
-        f"Ground truth reward along training (lines; {'median of' if repeats > 1 else 'exact gradients,'} "
-        f"n = {repeats} seed{'s' if repeats > 1 else ''} per arm"
+        f"Ground truth reward along training (lines; {'median of' if repeats > 1 else 'exact gradients,'} n = "
+        f"{repeats} seed{'s' if repeats > 1 else ''} per arm"
         + ("; bands: 10 % to 90 % of seeds" if repeats > 1 else "")
         + f"). Learning rate {learning_rate:g}."
     )
@@ -275,8 +275,7 @@ def feature_statements(arms: Arms, best: Tensor) -> list[Statement]:
 
 
 def sampled_statements(arms: Arms, hits: Tensor, steps: int, generator: np.random.Generator) -> list[Statement]:
-    """With sampled updates, outcomes are shares of seeds. Arms share their random numbers, so differences are
-    paired."""
+    """Outcomes are shares of seeds. Arms share their random numbers, so that differences are paired."""
     reached = torch.isfinite(hits).double()
     count = len(arms.names) // 2
     statements = []

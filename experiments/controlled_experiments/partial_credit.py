@@ -93,12 +93,10 @@ def partial_credit(
     worst = {std: float(values[orthogonal].max()) for std, values in penalty.items()}
     reading = (
         f"With sharing {sharing[orthogonal]:g} partial credit is slower in "
-        f"{(penalty[False][orthogonal] > 0).mean():.0%} of "
-        f"the settings, by up to {number(10 ** worst[False])} times ({number(10 ** worst[True])} times with "
-        "advantages divided "
-        f"by their std); with sharing {sharing[compositional]:g} in "
-        f"{(penalty[False][compositional] > 0).mean():.0%}, and it is "
-        f"up to {number(10 ** float(-penalty[False][compositional].min()))} times faster. GRPO reaches the goal within "
+        f"{(penalty[False][orthogonal] > 0).mean():.0%} of the settings, by up to {number(10 ** worst[False])} times "
+        f"({number(10 ** worst[True])} times with advantages divided by their std); with sharing "
+        f"{sharing[compositional]:g} in {(penalty[False][compositional] > 0).mean():.0%}, and it is up to "
+        f"{number(10 ** float(-penalty[False][compositional].min()))} times faster. GRPO reaches the goal within "
         f"{sampled_steps:,} updates in "
         + ", ".join(
             f"{np.isfinite(sampled[std][credit]).mean():.0%} of runs ({name}{', std' if std else ''})"
@@ -146,14 +144,12 @@ def partial_credit(
         },
         captions={
             "penalty": (
-                "log10 of the flow time to P(both) = 0.9 under partial credit over that under binary credit. "
-                "Red: partial "
-                f"credit is slower. n = {penalty[False].size} settings per row."
+                "log10 of the flow time to P(both) = 0.9 under partial credit over that under binary credit. Red: "
+                f"partial credit is slower. n = {penalty[False].size} settings per row."
             ),
             "sampled": (
-                f"Share of n = {sampled_seeds} seeds in which GRPO ({group_size} samples per update) reaches "
-                "P(both) = 0.9 "
-                f"within {sampled_steps:,} updates."
+                f"Share of n = {sampled_seeds} seeds in which GRPO ({group_size} samples per update) reaches P(both) "
+                f"= 0.9 within {sampled_steps:,} updates."
             ),
         },
         summary={f"largest_log10_penalty/{'with' if std else 'without'}_std": value for std, value in worst.items()},
@@ -252,39 +248,35 @@ def exact_statements(
     relief = penalty[True][orthogonal][stalling] / plain[orthogonal][stalling]
     return [
         Statement(
-            "where one constraint is easy and both together are rare, partial credit stalls and binary credit "
-            "is faster",
+            "where one constraint is easy and both together are rare, partial credit stalls and binary credit is "
+            "faster",
             PAPER + "section 5",
-            f"smallest log10 of the ratio of times, partial over binary: easy {easy[easiest]:g}, joint at most "
-            "0.01, sharing "
-            f"{sharing[orthogonal]:g}",
+            f"smallest log10 of the ratio of times, partial over binary: easy {easy[easiest]:g}, joint at most 0.01, "
+            f"sharing {sharing[orthogonal]:g}",
             computed(float(plain[orthogonal, easiest, rare].min())),
             at_least=math.ulp(0),
         ),
         Statement(
             "where the joint behaviour is rare and made of parts that are about equally rare, partial credit is faster",
             PAPER + "section 5 and appendix C.3",
-            f"largest log10 of the ratio of times, partial over binary: easy {easy[hardest]:g}, joint at most "
-            "0.01, sharing "
-            f"{sharing[compositional]:g}",
+            f"largest log10 of the ratio of times, partial over binary: easy {easy[hardest]:g}, joint at most 0.01, "
+            f"sharing {sharing[compositional]:g}",
             computed(float(plain[compositional, hardest, rare].max())),
             at_most=-math.ulp(0),
         ),
         Statement(
             "shared features alone make partial credit faster, however easy one of the constraints is",
             "design D4",
-            f"smallest log10 of the ratio of times, partial over binary: easy {easy[easiest]:g}, joint at most "
-            "0.01, sharing "
-            f"{sharing[compositional]:g}",
+            f"smallest log10 of the ratio of times, partial over binary: easy {easy[easiest]:g}, joint at most 0.01, "
+            f"sharing {sharing[compositional]:g}",
             computed(float(plain[compositional, easiest, rare].min())),
             at_most=-math.ulp(0),
         ),
         Statement(
             "more sharing of features makes partial credit relatively faster where both together are rare",
             "design D4",
-            f"median change of the log10 ratio from sharing {sharing[orthogonal]:g} to "
-            f"{sharing[compositional]:g}, over settings "
-            "with joint at most 0.01 (interval over settings)",
+            f"median change of the log10 ratio from sharing {sharing[orthogonal]:g} to {sharing[compositional]:g}, "
+            "over settings with joint at most 0.01 (interval over settings)",
             statistic_interval(
                 (plain[compositional] - plain[orthogonal])[:, rare].ravel(), np.median, generator=generator
             ),
@@ -293,8 +285,8 @@ def exact_statements(
         Statement(
             "dividing advantages by their std leaves a half to a quarter of the log10 penalty of partial credit",
             "design D4",
-            "median share of the penalty left, over settings with sharing "
-            f"{sharing[orthogonal]:g} in which partial credit is more than twice as slow (interval over settings)",
+            f"median share of the penalty left, over settings with sharing {sharing[orthogonal]:g} in which partial "
+            "credit is more than twice as slow (interval over settings)",
             statistic_interval(relief, np.median, generator=generator) if relief.size else computed(math.nan),
             at_least=0.25,
             at_most=0.5,
@@ -318,9 +310,8 @@ def sampled_statements(
                     f"the credit that exact gradients favour wins under sampled GRPO, too (sharing {sharing[i]:g}, "
                     f"{'with' if std else 'without'} std)",
                     PAPER + "section 5, sampled",
-                    "share of runs in which the favoured credit is first minus share in which the other is; "
-                    "exact log10 "
-                    f"ratios, partial over binary, {log_ratio.min():+.2f} to {log_ratio.max():+.2f}, counted "
+                    "share of runs in which the favoured credit is first minus share in which the other is; exact "
+                    f"log10 ratios, partial over binary, {log_ratio.min():+.2f} to {log_ratio.max():+.2f}, counted "
                     "beyond 0.1",
                     computed(math.nan) if score is None else mean_interval(score, generator=generator),
                     at_least=math.ulp(0),

@@ -114,9 +114,9 @@ def phase_diagram(
     better = log_ratio > 0
     reading = (
         f"Of {better.size:,} settings the erroneous proxy reaches y* before the ground truth reward in "
-        f"{better.mean():.0%}. "
-        f"The ground truth needs up to {number(10 ** float(log_ratio.max()))} times the time of the proxy and down to "
-        f"{number(10 ** float(log_ratio.min()))} times (times are cut at {number(longest_time)}). "
+        f"{better.mean():.0%}. The ground truth needs up to {number(10 ** float(log_ratio.max()))} times the time of "
+        f"the proxy and down to {number(10 ** float(log_ratio.min()))} times (times are cut at "
+        f"{number(longest_time)}). "
         + " ".join(
             f"With {bad} bad outputs the time grows as p*^{truth.mean():.2f} under the ground truth and as "
             f"p*^{proxy.mean():.2f} under the proxy."
@@ -134,13 +134,12 @@ def phase_diagram(
         captions={
             "phase_diagram": (
                 "Time that the ground truth reward needs until P(y*) = 0.9, over the time of the proxy, exact "
-                "gradient flow, "
-                f"n = {better.size:,} settings. Red: the erroneous proxy is faster. Times are cut at "
+                f"gradient flow, n = {better.size:,} settings. Red: the erroneous proxy is faster. Times are cut at "
                 f"{number(longest_time)}."
             ),
             "exponents": (
-                "Median flow time over initial policies, bands 10 % to 90 %, "
-                f"n = {scaling_seeds} seeds per point; grey: predicted slopes."
+                f"Median flow time over initial policies, bands 10 % to 90 %, n = {scaling_seeds} seeds per point; "
+                "grey: predicted slopes."
             ),
         },
         summary={
@@ -221,8 +220,7 @@ def predicted_exponent(bad_outputs: int) -> float:
 
 
 def log_log_slopes(probabilities: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Least-squares slope of log time against log probability for every training reward and seed: [2, P, S] -> [2,
-    S]."""
+    """Slope of log time against log probability, least squares: times [2, P, S] -> [2, S]."""
     x = np.log(probabilities) - np.log(probabilities).mean()
     return np.asarray(np.einsum("p,rps->rs", x, np.log(times)) / (x @ x))
 
@@ -248,8 +246,8 @@ def angle_statements(
                 "a positive inner product can reverse the conclusion: rewarding the mediocre output helps "
                 f"({angle:g} degrees)",
                 PAPER + "appendix A.1",
-                "smallest log10 ratio of flow times, ground truth over proxy, over the map at this angle: at mediocre "
-                f"reward {mediocre_rewards[j]:g}, p* = {number(float(probabilities[k]))}",
+                "smallest log10 ratio of flow times, ground truth over proxy, over the map at this angle: at "
+                f"mediocre reward {mediocre_rewards[j]:g}, p* = {number(float(probabilities[k]))}",
                 computed(float(log_ratio[index, j, k])),
                 at_most=-math.ulp(1),
             )
@@ -262,9 +260,8 @@ def angle_statements(
             Statement(
                 f"negative inner products worsen stalling under the ground truth ({angles[lowest]:g} degrees)",
                 PAPER + "appendix A.1",
-                f"share of the {slower.size} settings stalling at {angles[flat]:g} degrees (ground truth ten "
-                "times slower than "
-                "the proxy) in which ground truth training is no faster at this angle",
+                f"share of the {slower.size} settings stalling at {angles[flat]:g} degrees (ground truth ten times "
+                "slower than the proxy) in which ground truth training is no faster at this angle",
                 computed(float(slower.mean()) if slower.size else math.nan),
                 at_least=1.0,
             )

@@ -79,8 +79,8 @@ def policy_dependence(
     names = ("a", "b")
     statements = [
         Statement(
-            f"on policy {names[policy]} reward model {names[policy].upper()} is the better teacher, by more "
-            "than 100 times",
+            f"on policy {names[policy]} reward model {names[policy].upper()} is the better teacher, by more than 100 "
+            "times",
             PAPER,
             "log10 of the ratio of times, the other reward model over this one, at an excluded probability of "
             + number(lowest_excluded),
@@ -105,13 +105,10 @@ def policy_dependence(
     agreement = float((accuracy[:, 0] - accuracy[:, 1]).abs().max())
     reading = (
         f"At an excluded probability of {number(lowest_excluded)}, policy a learns "
-        f"{number(10 ** log_ratio[0, -1].mean())} "
-        f"times faster from reward model A, policy b {number(10 ** -log_ratio[1, -1].mean())} times faster from "
-        "B. Over all "
-        f"pairs of outputs the two have the same accuracy (difference {agreement:.2g}); reward variance under "
-        "the policy "
-        f"tells them apart beforehand ({float(variance[0, 0, -1]):.2g} against {float(variance[0, 1, -1]):.2g} "
-        "on policy a)."
+        f"{number(10 ** log_ratio[0, -1].mean())} times faster from reward model A, policy b "
+        f"{number(10 ** -log_ratio[1, -1].mean())} times faster from B. Over all pairs of outputs the two have the "
+        f"same accuracy (difference {agreement:.2g}); reward variance under the policy tells them apart beforehand "
+        f"({float(variance[0, 0, -1]):.2g} against {float(variance[0, 1, -1]):.2g} on policy a)."
     )
     table = [
         {

@@ -83,9 +83,8 @@ def reward_variance(
 
     ratio = times[0].amax(dim=0) / times[0].amin(dim=0)  # shrunk: accuracy 1 at every knob
     reading = (
-        f"At perfect accuracy the slowest reward model takes {number(float(ratio.median()))} times as long as "
-        "the fastest "
-        f"(median over {seeds} random problems). Time falls with variance as "
+        f"At perfect accuracy the slowest reward model takes {number(float(ratio.median()))} times as long as the "
+        f"fastest (median over {seeds} random problems). Time falls with variance as "
         + ", ".join(f"variance^{time.mean():.2f} ({name})" for name, (time, _) in slope.items())
         + f"; the theorem's bound is -0.33. The inverted rewards rank {float(accuracy[2].mean()):.0%} of pairs "
         f"correctly and need {number(float((times[2] / times[1]).median()))} times the time of perfectly aimed ones."
@@ -110,9 +109,8 @@ def reward_variance(
         figures={"flatness": draw(variance, norm, times, accuracy)},
         captions={
             "flatness": (
-                f"Every point is one reward model and one random problem (n = {seeds} per knob and family). "
-                "Grey: the slopes "
-                "of the bounds. Time is gradient flow time until the expected ground truth reward has covered "
+                f"Every point is one reward model and one random problem (n = {seeds} per knob and family). Grey: the "
+                "slopes of the bounds. Time is gradient flow time until the expected ground truth reward has covered "
                 f"{gain:.0%} of its way."
             )
         },
@@ -164,8 +162,7 @@ def times_to_gain(
 
 
 def log_log_slopes(x: Tensor, y: Tensor) -> np.ndarray:
-    """Least-squares slope of log y against log x over the knobs: [knobs, seeds] each -> [seeds]; infinite y left
-    out."""
+    """Slope of log y against log x over knobs, least squares, infinite y left out: [knobs, seeds] -> [seeds]."""
     log_x, log_y = x.log(), y.log()
     counted = torch.isfinite(log_y).double()
     weight = counted / counted.sum(dim=0)
@@ -193,12 +190,11 @@ def accuracy_statements(
             at_least=100,
         ),
         Statement(
-            f"a reward model of accuracy at most 2/|Y| = {2 / outputs:.2f} can be fast: time of order 1 / "
-            "pi_0(best output)",
+            f"a reward model of accuracy at most 2/|Y| = {2 / outputs:.2f} can be fast: time of order 1 / pi_0(best "
+            "output)",
             PAPER + "Theorem 2",
-            f"slope of log time against log pi_0(best output), accuracy {float(accuracy[2].max()):.3f}; times x "
-            "pi_0 between "
-            f"{10 ** float(product.min()):.2f} and {10 ** float(product.max()):.2f} (0.05 is left for the "
+            f"slope of log time against log pi_0(best output), accuracy {float(accuracy[2].max()):.3f}; times x pi_0 "
+            f"between {10 ** float(product.min()):.2f} and {10 ** float(product.max()):.2f} (0.05 is left for the "
             "finite range)",
             mean_interval(slope, generator=generator),
             at_least=-1.05,

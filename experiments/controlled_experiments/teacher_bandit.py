@@ -315,19 +315,16 @@ def reading_of(
         return f"{per_seed[group, name, outcome].mean():+.2f}"
 
     text = (
-        f"{regime}, reward variance correlates {r(SIX, 'variance', 'proxy')} with the increase of the proxy reward and "
-        f"{r(SIX, 'variance', 'ground_truth')} with that of the ground truth; on-policy accuracy "
+        f"{regime}, reward variance correlates {r(SIX, 'variance', 'proxy')} with the increase of the proxy reward "
+        f"and {r(SIX, 'variance', 'ground_truth')} with that of the ground truth; on-policy accuracy "
         f"{r(SIX, 'on_policy_accuracy', 'ground_truth')} and the mean of variance and accuracies "
-        f"{r(SIX, 'mean_of_variance_and_accuracies', 'ground_truth')} with the ground truth. The best teacher "
-        "of the six "
-        f"is '{best}'."
+        f"{r(SIX, 'mean_of_variance_and_accuracies', 'ground_truth')} with the ground truth. The best teacher of the "
+        f"six is '{best}'."
     )
     for group in {group for group, _, _ in per_seed} - {SIX}:
         text += (
-            f" Over {group} reward models of independent variance and accuracy the coefficients with the ground "
-            "truth are "
-            f"{r(group, 'variance', 'ground_truth')} (variance), "
-            f"{r(group, 'on_policy_accuracy', 'ground_truth')} (on-policy "
-            f"accuracy) and {r(group, 'harm_aware_accuracy', 'ground_truth')} (harm-aware accuracy)."
+            f" Over {group} reward models of independent variance and accuracy the coefficients with the ground truth "
+            f"are {r(group, 'variance', 'ground_truth')} (variance), {r(group, 'on_policy_accuracy', 'ground_truth')} "
+            f"(on-policy accuracy) and {r(group, 'harm_aware_accuracy', 'ground_truth')} (harm-aware accuracy)."
         )
     return text

@@ -84,8 +84,8 @@ def paper_statements(
         Statement(
             "early on, proxies beat training on the ground truth itself",
             PAPER + "Figure 2",
-            "ground truth increase, best of the five proxies minus ground truth as the training reward, paired "
-            "over seeds",
+            "ground truth increase, best of the five proxies minus ground truth as the training reward, paired over "
+            "seeds",
             interval(truth[1 : 1 + PROXIES].max(axis=0) - truth[0]),
             at_least=0.0,
         ),
@@ -94,8 +94,8 @@ def paper_statements(
         over = f"mean over seeds of Pearson's r over {group} reward models of independent variance and accuracy"
         statements += [
             Statement(
-                f"reward variance predicts the increase of the {outcome.replace('_', ' ')} reward ({group} "
-                "reward models)",
+                f"reward variance predicts the increase of the {outcome.replace('_', ' ')} reward ({group} reward "
+                "models)",
                 PAPER + "section 4.1, beyond its six reward models",
                 over,
                 pearson(group, "variance", outcome),
