@@ -28,25 +28,34 @@ SETTINGS = {  # of a cell, in the order in which they are said
 def attention_table(rows: Sequence[Row]) -> RenderableType:
     """One line per mechanism and setting for the first kernel; the other kernels as multiples of its time."""
     kernels = list(dict.fromkeys(row["kernel"] for row in rows))
-    headings = ["attention", "cache\nMB", "FLOP\n/byte", "floor\nms", "time\nms", "of\nlimit", "tokens\nper s", "GB/s"]
-    headings += [f"{kernel}\n/ {kernels[0]}" for kernel in kernels[1:]]
+    headings = ["attention", "cache\nMB", "FLOP\n/byte", "floor\nµs", "time\nµs", "of\nlimit", "tokens\nper s", "GB/s"]
+    multiples = [f"{kernel}\n/ {kernels[0]}" for kernel in kernels[1:]]
+    beside = len(multiples) == 1  # more of them make a table of their own
     sections: Sections = []
+    others: Sections = []
     for words, section in _sections(rows):
-        lines = []
+        sections.append((words, []))
+        others.append((words, []))
         for _, same in groupby(section, key=lambda row: row["mechanism"]):
             by_kernel = {row["kernel"]: row for row in same}
             first = by_kernel.get(kernels[0], next(iter(by_kernel.values())))
-            others = [_multiple(by_kernel.get(kernel), first) for kernel in kernels[1:]]
-            lines.append([first["mechanism"].upper(), *_attention_cells(first), *others])
-        sections.append((words, lines))
-    return _sectioned(
+            cells = [_multiple(by_kernel.get(kernel), first) for kernel in kernels[1:]]
+            sections[-1][1].append([first["mechanism"].upper(), *_attention_cells(first), *(cells if beside else [])])
+            others[-1][1].append([first["mechanism"].upper(), *cells])
+    table = _sectioned(
         f"one attention layer · {_same(rows)} · kernel {kernels[0]}",
-        headings,
+        [*headings, *multiples] if beside else headings,
         sections,
         "floor: the larger of bytes / bandwidth (m) and FLOPs / peak (c), both measured in this run; "
         "time: median ± half the interquartile range; of limit: floor / time"
-        + ("; last columns: that kernel's time / ours" if len(kernels) > 1 else ""),
+        + ("; last column: that kernel's time / ours" if beside else ""),
     )
+    if len(multiples) < 2:
+        return table
+    against = _sectioned(
+        f"other kernels: their time over that of {kernels[0]}", ["attention", *kernels[1:]], others, "medians"
+    )
+    return Group(table, against)
 
 
 def _attention_cells(row: Row) -> list[str]:
@@ -55,8 +64,8 @@ def _attention_cells(row: Row) -> list[str]:
         return [*cells, row["status"], "", "", "", ""]
     return [
         *cells,
-        f"{1e3 * row['floor_seconds']:.3g} {row['bound'][0]}",
-        _spread(row, "seconds", 1e3),
+        f"{_digits(1e6 * row['floor_seconds'], 3)} {row['bound'][0]}",
+        _spread(row, "seconds", 1e6),
         f"{row['fraction_of_limit']:.0%}",
         f"{row['tokens_per_second']:,.0f}",
         f"{row['gigabytes_per_second']:.1f}",
@@ -279,7 +288,12 @@ def _sectioned(title: str, headings: Sequence[str], sections: Sections, caption:
 
 def _spread(row: Row, name: str, scale: float) -> str:
     half = (row[f"{name}_q3"] - row[f"{name}_q1"]) / 2
-    return f"{scale * row[name]:.3g} ±{scale * half:.1g}"
+    return f"{_digits(scale * row[name], 3)} ±{_digits(scale * half, 1)}"
+
+
+def _digits(value: float, digits: int) -> str:
+    """So many significant digits, without an exponent: 8,380."""
+    return f"{float(f'{value:.{digits}g}'):,.10g}"
 
 
 def _number(row: Row, name: str, scale: float, form: str) -> str:
