@@ -32,7 +32,7 @@ def perform(name: str, composed: DictConfig) -> Any:
     command, console = COMMANDS[name], Console()
     config = typed(command, composed)
     values = plain(composed)
-    identity = run_id(values)
+    identity = run_id(values, config.input_files())
     output_dir = Path(config.output_dir)
     directory = output_dir / name / identity
     status = read_status(directory)

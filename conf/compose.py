@@ -189,8 +189,7 @@ def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> 
 
 def _checked_job(command: Command, overrides: list[str]) -> Job:
     config = _compose(command, overrides)
-    typed(command, config)
-    return Job(tuple(overrides), config, run_id(plain(config)))
+    return Job(tuple(overrides), config, run_id(plain(config), typed(command, config).input_files()))
 
 
 def _sweep_texts(override: Override) -> list[str]:

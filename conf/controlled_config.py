@@ -254,6 +254,13 @@ class ControlledConfig(RunConfig):
             raise ValueError(f"problem={problem} has its own features: use experiment.plan=exact or sampled")
         if not Path(problem).is_file():
             raise ValueError(f"problem={problem} does not exist: give the path of a YAML or JSON file")
+        from experiments.policies.problems import read_problem  # torch, and only here: nobody else waits for it
+
+        read_problem(problem)
+
+    def input_files(self) -> list[Path]:
+        """The problem file."""
+        return [] if self.problem is None else [Path(self.problem)]
 
 
 def _typed(settings: Mapping[Any, Any]) -> ExperimentConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 
 class WandbMode(Enum):
@@ -51,3 +52,7 @@ class RunConfig:
             raise ValueError(f"threads={self.threads} is impossible: use 1 or more, or null for torch's default")
         if not self.output_dir:
             raise ValueError("output_dir is empty: name a folder, such as outputs")
+
+    def input_files(self) -> list[Path]:
+        """Files of the user that the configuration names; their contents are part of a run's identity."""
+        return []

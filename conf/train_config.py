@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
 from conf.data_config import DataConfig, TokenizerConfig
 from conf.run_config import RunConfig
+from experiments.data.local_files import LocalFiles
 from experiments.models.shapes import (
     LATENT,
     AttentionMechanism,
@@ -155,6 +157,11 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.model_shape(vocabulary_size=256)  # raises ValueError for an impossible shape
+
+    def input_files(self) -> list[Path]:
+        """The files of a local corpus."""
+        source = self.data.corpus_source()
+        return source.files() if isinstance(source, LocalFiles) else []
 
     def attention_shape(self) -> AttentionShape:
         """The attention layer that the configuration describes, every number resolved."""

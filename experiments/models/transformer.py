@@ -74,7 +74,7 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         if kwargs.pop("output_attentions", None):
             raise ValueError("output_attentions=True is not available: fused attention never forms the weights")
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        if self.training and self.is_gradient_checkpointing:
+        if self.training and self.decoder.blocks[0].gradient_checkpointing:
             use_cache = False  # a recomputed layer would write its states twice
         if use_cache and past_key_values is None and not torch.compiler.is_compiling():
             past_key_values = DynamicCache(config=self.config)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+from experiments.runs.files import sha256_of_file
 
 # What does not change a run's numbers does not change its name.
 NOT_IDENTITY = ("tracking", "output_dir", "force", "hydra")
@@ -27,9 +31,20 @@ def content_hash(value: object, digits: int = 16) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
 
 
-def run_id(config: Mapping[str, Any]) -> str:
-    """Ten hexadecimal digits: the same for a single run and for the same job of any sweep under any launcher."""
-    return content_hash({key: value for key, value in config.items() if key not in NOT_IDENTITY}, digits=10)
+def run_id(config: Mapping[str, Any], input_files: Sequence[Path] = ()) -> str:
+    """Ten hexadecimal digits: the same for a single run and for the same job of any sweep under any launcher.
+
+    `input_files` are files that the configuration names: a run over other contents is another run.
+    """
+    identity: dict[str, Any] = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    if input_files:
+        identity["input_files"] = [_hash_unless_unchanged(path, path.stat().st_mtime_ns) for path in input_files]
+    return content_hash(identity, digits=10)
+
+
+@lru_cache(maxsize=4096)
+def _hash_unless_unchanged(path: Path, _modified: int) -> str:
+    return sha256_of_file(path)  # once for all jobs of a sweep
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
