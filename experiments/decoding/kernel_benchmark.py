@@ -22,7 +22,7 @@ from .attention import attend
 from .cache import DecodeCache
 from .cost_model import AttentionCost, attention_cost
 from .machine import CeilingProbe
-from .stock_paths import STOCK_PATHS, stock_call
+from .stock_paths import STOCK_PATHS, stock_calls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +127,7 @@ def cell_calls(
     calls: dict[str, Callable[[], Tensor]] = {}
     for kernel in kernels:
         calls[kernel] = partial(attend, cell.shape, queries, layer, step.lengths, kernel=kernel)
-    for name in stock:
-        calls[name] = stock_call(name, cell.shape, queries, layer, cell.context_length)
-    return calls
+    return calls | stock_calls(stock, cell.shape, queries, layer, cell.context_length)
 
 
 def measure_cells(

@@ -8,8 +8,8 @@ Legend: B sequences, T query length, H query heads, G cached heads, L context le
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,24 +24,28 @@ from .reference import cached_rows, keys_and_values
 STOCK_PATHS = ("sdpa", "flex", "matmul_query_key", "matmul_key_query")
 
 
-def stock_call(
-    name: str, shape: AttentionShape, queries: Tensor, layer: CacheLayer, length: int
-) -> Callable[[], Tensor]:
-    """A call without arguments that computes the outputs [B, H, T, d_v]; all sequences have `length` tokens.
+def stock_calls(
+    names: Sequence[str], shape: AttentionShape, queries: Tensor, layer: CacheLayer, length: int
+) -> dict[str, Callable[[], Tensor]]:
+    """Calls without arguments that compute the outputs [B, H, T, d_v]; all sequences have `length` tokens.
 
     `queries` [B, T, H, d_k] are taken to the dtype of the cache, as the stock paths want one dtype.
     """
-    if name not in STOCK_PATHS:
-        raise ValueError(f"stock path {name!r} is unknown: use one of {', '.join(STOCK_PATHS)}")
+    if unknown := set(names) - set(STOCK_PATHS):
+        raise ValueError(f"stock paths {sorted(unknown)} are unknown: use {', '.join(STOCK_PATHS)}")
+    if not names:
+        return {}
     rows = [keys_and_values(shape, cached_rows(layer, b, length)) for b in range(queries.shape[0])]
     keys = torch.stack([keys for keys, _ in rows]).transpose(1, 2).contiguous()  # [B, G, L, d_k]
     values = torch.stack([values for _, values in rows]).transpose(1, 2).contiguous()  # [B, G, L, d_v]
     queries = queries.to(keys.dtype).transpose(1, 2).contiguous()  # [B, H, T, d_k]
-    if name == "sdpa":
-        return _sdpa(shape, queries, keys, values)
-    if name == "flex":
-        return _flex(shape, queries, keys, values)
-    return _matmul(shape, queries, keys, values, key_first=name == "matmul_key_query")
+    makers = {
+        "sdpa": _sdpa,
+        "flex": _flex,
+        "matmul_query_key": partial(_matmul, key_first=False),
+        "matmul_key_query": partial(_matmul, key_first=True),
+    }
+    return {name: makers[name](shape, queries, keys, values) for name in names}
 
 
 def _visible(query_length: int, length: int) -> Tensor:
@@ -58,7 +62,7 @@ def _sdpa(shape: AttentionShape, queries: Tensor, keys: Tensor, values: Tensor) 
     )
 
 
-@functools.cache
+@cache
 def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=False)
 

@@ -43,7 +43,8 @@ class Worker {
     decay_ = weights_ + plan.rows;
   }
 
-  void run(const Chunk& chunk) {
+  // `following` is the chunk after this one, if any: its first tile is fetched during this one's last.
+  void run(const Chunk& chunk, const Chunk* following) {
     if (chunk.sequence != packed_sequence_) pack_queries(chunk.sequence);
     std::fill_n(sums_, p_.query_heads * p_.query_length * plan_.padded_value, 0.0f);
     std::fill_n(maxima_, plan_.rows, kFloor);
@@ -52,7 +53,7 @@ class Worker {
     while (next.count > 0) {
       const Tile tile = next;
       next = tile_at(chunk, tile.begin + tile.count);
-      start_prefetch(next, tile.count);
+      start_prefetch(next.count > 0 || !following ? next : tile_at(*following, following->begin), tile.count);
       prepare_tile(tile);
       score_tile(tile.count);
       hide_future(tile, p_.lengths[chunk.sequence]);
@@ -415,9 +416,11 @@ EXPORT int64_t rl_exp_decode_attention(const Problem* problem) {
   std::atomic<int64_t> next{0};
   const auto work = [&] {
     Worker worker(plan);
-    for (int64_t c; (c = next.fetch_add(1, std::memory_order_relaxed)) < static_cast<int64_t>(chunks.size());) {
+    const auto take = [&] { return next.fetch_add(1, std::memory_order_relaxed); };
+    for (int64_t c = take(), following; c < static_cast<int64_t>(chunks.size()); c = following) {
       const Chunk& chunk = chunks[c];
-      worker.run(chunk);
+      following = take();
+      worker.run(chunk, following < static_cast<int64_t>(chunks.size()) ? &chunks[following] : nullptr);
       if (chunk.whole) {
         worker.write_output(chunk.sequence);
         continue;
