@@ -129,9 +129,9 @@ class LengthConfig:
     """A distribution of lengths. `spread` is its standard deviation over its mean; `fixed` has none."""
 
     distribution: LengthDistribution = LengthDistribution.lognormal
-    mean: int = 128
+    mean: int = 64
     spread: float = 0.5
-    longest: int = 512  # longer draws are cut
+    longest: int = 256  # longer draws are cut
 
     def __post_init__(self) -> None:
         if not 1 <= self.mean <= self.longest:
@@ -144,10 +144,10 @@ class LengthConfig:
 class ServingConfig:
     """Requests that arrive while others are being served, and a cache that only holds so many."""
 
-    requests: int = 32
-    arrivals_per_second: float = 20.0  # Poisson
+    requests: int = 64
+    arrivals_per_second: float = 60.0  # Poisson
     prompt: LengthConfig = field(default_factory=LengthConfig)
-    output: LengthConfig = field(default_factory=lambda: LengthConfig(mean=32, longest=128))
+    output: LengthConfig = field(default_factory=LengthConfig)
     cache_megabytes: float = 16.0  # for all layers: what every mechanism gets, whatever a token costs it
     largest_batch: int = 32
     page_size: int = 16

@@ -207,23 +207,33 @@ def run_in_processes(
     """
     context = torch.multiprocessing.get_context("forkserver")  # heavy imports once, then quick forks without threads
     context.set_forkserver_preload([__name__])
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.start_processes(
-            _process,
-            args=(processes, folder, function, tuple(arguments), threads),
-            nprocs=processes,
-            start_method="forkserver",
-        )
-        return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(processes)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            torch.multiprocessing.start_processes(
+                _process,
+                args=(processes, folder, function, tuple(arguments), threads),
+                nprocs=processes,
+                start_method="forkserver",
+            )
+        except Exception as error:
+            # Ranks that lose their peer fail as well: the first failure is the cause.
+            failed = sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
+            if not failed:
+                raise
+            raise RuntimeError(f"rank {failed[0].stem} failed: {failed[0].read_text()}") from error
+        return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 
 
 def _process(
-    rank: int, processes: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...], threads: int
+    rank: int, processes: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...], threads: int
 ) -> None:
     torch.set_num_threads(threads)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     try:
-        result = function(rank, processes, *arguments)
-        (Path(folder) / f"{rank}.json").write_text(json.dumps(result))
+        (folder / f"{rank}.json").write_text(json.dumps(function(rank, processes, *arguments)))
+    except Exception as error:
+        (folder / f"{rank}.error").write_text(f"{type(error).__name__}: {error}")
+        raise
     finally:
         dist.destroy_process_group()

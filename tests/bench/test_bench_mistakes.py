@@ -23,7 +23,7 @@ MISTAKES = {
     "a device that is not measured": (["device=cuda"], "device=cuda"),
     "a stock kernel for a whole model": (["mode=generate", "bench.kernel=[sdpa]"], "generate.transformers=true"),
     "a policy for one layer": (["bench.policy=somewhere"], "mode=generate"),
-    "a mean beyond the longest": (["mode=serving", "serving.output.mean=500"], "longest=128"),
+    "a mean beyond the longest": (["mode=serving", "serving.output.mean=500"], "longest=256"),
     "no requests": (["mode=serving", "serving.requests=0"], "serving.requests=0"),
     "a budget of nothing": (["mode=serving", "serving.cache_megabytes=0"], "serving.cache_megabytes=0"),
     "a misspelt key": (["bench.contxt=[1]"], "Did you mean bench.context"),

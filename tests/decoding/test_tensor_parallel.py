@@ -123,5 +123,5 @@ def fail_on_rank_one(rank: int, processes: int) -> None:
 
 
 def test_a_failing_rank_ends_the_others_and_is_told():
-    with pytest.raises(Exception, match="rank 1 cannot"):
+    with pytest.raises(RuntimeError, match="rank 1 failed: ValueError: rank 1 cannot"):
         run_in_processes(fail_on_rank_one, 2)
