@@ -236,12 +236,13 @@ def serving(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceiling
         )
         for dtype, threads, kernel, name in product(grid.dtype, grid.threads, grid.kernel, models.shapes)
     ]
-    with run.progress("serving", len(settings)) as bar:
+    with run.progress("serving", len(settings) * grid.rounds) as bar:
         rows = measure_serving(
             settings,
             models.get,
             models.shapes,
             arrivals,
+            rounds=grid.rounds,
             memory_share=grid.memory_share,
             seed=run.seeds.integer("order"),
             progress=lambda text: bar.advance(1, now=text),

@@ -96,32 +96,50 @@ def measure_serving(
     shapes: Mapping[str, ModelShape],
     arrivals: Sequence[Arrival],
     *,
+    rounds: int,
     memory_share: float,
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """A row for every setting; the order of measurement is random. A setting that cannot be served says why."""
-    rows: dict[int, dict[str, Any]] = {}
+    """A row for every setting: of `rounds` servings in random order, the one of median throughput.
+
+    A setting that cannot be served says why. `progress` is called once per serving.
+    """
+    found: list[list[dict[str, Any]]] = [[] for _ in settings]
+    failed: dict[int, dict[str, Any]] = {}
+    order = np.random.default_rng(seed)
     before = torch.get_num_threads()
     try:
-        for number in np.random.default_rng(seed).permutation(len(settings)):
-            setting = settings[number]
-            progress(f"{setting.mechanism} {setting.dtype}")
-            torch.set_num_threads(setting.threads)
-            shape = shapes[setting.mechanism]
-            try:
-                refuse_beyond_memory(setting.cache_bytes, memory_share, "the cache's budget")
-                refuse_beyond_memory(8 * shape.parameters(), memory_share, "the model's weights, held twice,")
-                found = serve(setting, model_of(setting.mechanism), arrivals)
-            except Exception as error:  # one setting's failure is its row
-                status = "skipped" if isinstance(error, ValueError) else "failed"
-                reason = str(error) if status == "skipped" else f"{type(error).__name__}: {error}"
-                rows[number] = setting.labels() | {"status": status, "reason": reason}
-                continue
-            rows[number] = setting.labels() | {"parameters": shape.parameters(), "status": "measured"} | found
+        for _ in range(rounds):
+            for number in order.permutation(len(settings)).tolist():
+                setting = settings[number]
+                progress(f"{setting.mechanism} {setting.dtype}")
+                if number in failed:
+                    continue
+                torch.set_num_threads(setting.threads)
+                weights = 8 * shapes[setting.mechanism].parameters()
+                try:
+                    refuse_beyond_memory(setting.cache_bytes, memory_share, "the cache's budget")
+                    refuse_beyond_memory(weights, memory_share, "the model's weights, held twice,")
+                    found[number].append(serve(setting, model_of(setting.mechanism), arrivals))
+                except Exception as error:  # one setting's failure is its row
+                    status = "skipped" if isinstance(error, ValueError) else "failed"
+                    reason = str(error) if status == "skipped" else f"{type(error).__name__}: {error}"
+                    failed[number] = {"status": status, "reason": reason}
     finally:
         torch.set_num_threads(before)
-    return [rows[number] for number in range(len(settings))]
+    return [
+        setting.labels() | (failed[number] if number in failed else _median_serving(found[number]))
+        for number, setting in enumerate(settings)
+    ]
+
+
+def _median_serving(servings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The serving of median throughput, with the quartiles of throughput over all."""
+    ordered = sorted(servings, key=lambda serving: serving["tokens_per_second"])
+    lower, upper = np.quantile([serving["tokens_per_second"] for serving in ordered], (0.25, 0.75))
+    quartiles = {"tokens_per_second_q1": float(lower), "tokens_per_second_q3": float(upper)}
+    return {"status": "measured", "runs": len(ordered)} | ordered[(len(ordered) - 1) // 2] | quartiles
 
 
 def serve(setting: ServingSetting, model: RlExpForCausalLM, arrivals: Sequence[Arrival]) -> dict[str, Any]:

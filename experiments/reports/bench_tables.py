@@ -162,7 +162,7 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
                     f"{row['budget_tokens']:,}",
                     f"{row['most_together']} / {row['mean_together']:.1f}",
                     f"{row['requests_per_second']:.1f}",
-                    f"{row['tokens_per_second']:,.0f}",
+                    _spread(row, "tokens_per_second", 1),
                     f"{1e3 * row['first_token_p50']:,.0f} / {1e3 * row['first_token_p99']:,.0f}",
                     f"{1e3 * row['between_tokens_p50']:,.1f} / {1e3 * row['between_tokens_p99']:,.1f}",
                 ]
@@ -172,8 +172,8 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
         f"serving · {_same(rows)} · {rows[0]['budget_bytes'] / 1e6:,.3g} MB of cache",
         headings,
         sections,
-        "budget: tokens that the cache of all layers can hold; together: sequences in a step; latencies: median / 99th "
-        "percentile",
+        "budget: tokens that the cache of all layers can hold; together: sequences in a step; tokens: median ± half the "
+        "interquartile range over rounds; latencies: median / 99th percentile",
     )
 
 

@@ -69,9 +69,11 @@ def test_requests_that_come_one_by_one_never_wait_for_each_other():
 def test_a_request_beyond_the_budget_is_reported_and_the_others_go_on():
     settings = [setting(cache_bytes=1_000), setting()]
     shapes = {"gqa": model("gqa").config.model_shape()}
-    rows = measure_serving(settings, model, shapes, arrivals(), memory_share=0.8, seed=0)
+    rows = measure_serving(settings, model, shapes, arrivals(), rounds=2, memory_share=0.8, seed=0)
     assert [row["status"] for row in rows] == ["skipped", "measured"]
     assert rows[0]["reason"]
+    assert rows[1]["runs"] == 2
+    assert rows[1]["tokens_per_second_q1"] <= rows[1]["tokens_per_second_q3"]
 
 
 def test_arrivals_depend_on_the_generator_alone():
@@ -91,7 +93,14 @@ def test_lengths_have_the_mean_and_the_bounds_that_are_asked_for(distribution):
 
 
 def test_the_command_serves_every_mechanism_at_one_budget(tmp_path):
-    words = ["mode=serving", "model=nano", "serving.requests=6", "serving.cache_megabytes=0.4", "threads=1"]
+    words = [
+        "mode=serving",
+        "model=nano",
+        "serving.requests=6",
+        "bench.rounds=1",
+        "serving.cache_megabytes=0.4",
+        "threads=1",
+    ]
     words += ["serving.prompt.mean=20", "serving.output.mean=6", "tracking.mode=disabled"]
     result = CliRunner().invoke(app, ["bench", f"output_dir={tmp_path}/outputs", *words])
     assert result.exit_code == 0, result.output
