@@ -172,8 +172,8 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
         f"serving · {_same(rows)} · {rows[0]['budget_bytes'] / 1e6:,.3g} MB of cache",
         headings,
         sections,
-        "budget: tokens that the cache of all layers can hold; together: sequences in a step; tokens: median ± half the "
-        "interquartile range over rounds; latencies: median / 99th percentile",
+        "budget: tokens that the cache of all layers can hold; together: sequences in a step; tokens: median ± half "
+        "the interquartile range over rounds; latencies: median / 99th percentile",
     )
 
 
