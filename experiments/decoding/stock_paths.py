@@ -39,7 +39,7 @@ def stock_calls(
     keys = torch.stack([keys for keys, _ in rows]).transpose(1, 2).contiguous()  # [B, G, L, d_k]
     values = torch.stack([values for _, values in rows]).transpose(1, 2).contiguous()  # [B, G, L, d_v]
     queries = queries.to(keys.dtype).transpose(1, 2).contiguous()  # [B, H, T, d_k]
-    makers = {
+    makers: dict[str, Callable[..., Callable[[], Tensor]]] = {
         "sdpa": _sdpa,
         "flex": _flex,
         "matmul_query_key": partial(_matmul, key_first=False),
