@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 from rich.console import Console, RenderableType
+from rich.markup import escape
 
 from conf.bench_config import BenchConfig, BenchMode, LengthConfig
 from experiments.bench_modes.attention import AttentionSetting, measure_attention
@@ -94,7 +95,7 @@ def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
     if claims:
         run.console.print(bench_tables.claims_table(claims))
     for line in bench_tables.failures(rows):
-        run.console.print(f"[yellow]not measured:[/] {line}", highlight=False, soft_wrap=True)
+        run.console.print(f"[yellow]not measured:[/] {escape(line)}", highlight=False, soft_wrap=True)
     run.console.print(machine_line(machine), highlight=False, soft_wrap=True)
     figures = draw(config.mode.value, rows, devices, title, run.figures)
     send_media(config, run, rows, figures)
