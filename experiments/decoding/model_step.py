@@ -8,7 +8,7 @@ equal length, so no padding is computed. Samples of one prompt share its computa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
 from typing import cast
 
@@ -23,15 +23,16 @@ from ..models.shapes import AttentionMechanism
 from ..models.transformer import RlExpForCausalLM
 from .attention import DecodeKernel, attend
 from .cache import CacheLayer, CacheStep, DecodeCache
-from .prepared_layer import PreparedLinear, Rotations, prepared_layer, weights_of
+from .cpu_linear import PanelLinear, entry_points
+from .prepared_layer import Rotations, TorchLinear, prepared_layer, weights_of
 
 
 class DecodeModel:
     """Prefill and decode of an `RlExpForCausalLM` in fp32, whatever the dtype of its parameters.
 
     It holds a copy of the weights in the form that small steps want: call `refresh` when the model has changed.
-    `kernel` None is the C++ kernel on a CPU and the reference elsewhere. Keys that are rotated on reading
-    (`tied_key_value`) have no kernel: attention is plain torch there and `kernel` has no effect.
+    `kernel` None or `cpu` runs attention and linear layers in C++ on a CPU; `reference`, and None elsewhere, is plain
+    torch. Keys that are rotated on reading (`tied_key_value`) have no kernel: attention is plain torch in any case.
     """
 
     def __init__(self, model: RlExpForCausalLM, *, kernel: DecodeKernel | str | None = None) -> None:
@@ -48,7 +49,9 @@ class DecodeModel:
         if kernel is None:
             kernel = DecodeKernel.cpu if self.device.type == "cpu" else DecodeKernel.reference
         self.kernel = DecodeKernel(kernel)
-        self.layers = [prepared_layer(cast(Block, block)) for block in self.decoder.blocks]
+        # Without a compiler, which the kernel's own warning tells, everything is torch.
+        self._compiled = self.kernel is DecodeKernel.cpu and entry_points() is not None
+        self.layers = [prepared_layer(cast(Block, block), compiled=self._compiled) for block in self.decoder.blocks]
         self._turns = torch.empty(0, 0, dtype=torch.complex64)
         self._prepare_ends()
 
@@ -195,11 +198,13 @@ class DecodeModel:
         return F.embedding(tokens, self.embedding)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return self.head(F.rms_norm(hidden, (hidden.shape[-1],), None, self.decoder.norm.eps))
+        return self.head(hidden)
 
     def _prepare_ends(self) -> None:
         self.embedding = weights_of(self.decoder.embedding.weight).clone()
-        self.head = PreparedLinear(weights_of(self._head.weight) * weights_of(self.decoder.norm.weight))
+        head = weights_of(self._head.weight) * weights_of(self.decoder.norm.weight)
+        linear: Callable[..., Callable[..., Tensor]] = PanelLinear if self._compiled else TorchLinear
+        self.head = linear(head, epsilon=self.decoder.norm.eps)
 
     def _rotation(self, positions: Tensor, max_length: int) -> Rotations:
         return Rotations(self._table(max_length).index_select(0, positions))

@@ -1,8 +1,8 @@
 """The weights of one decoder block, prepared once for many small steps, and the arithmetic of a mechanism on them.
 
-Norm weights are folded into the projection behind them, what reads the same input is one matrix, and on a CPU every
-matrix is laid out for oneDNN, which runs small batches about twice as fast as the default path there. All arithmetic
-is fp32 and equals the model's to rounding. `refresh` takes the model's present weights again.
+Norm weights are folded into the projection behind them, and what reads the same input is one matrix. With the C++
+library (`compiled`) matrices lie in panels that stream through it, see `cpu_linear`; else they are torch's. All
+arithmetic is fp32 and equals the model's to rounding. `refresh` takes the model's present weights again.
 
 Rotated dimensions are stored with the two elements of a pair side by side (the model pairs dimension i with i + R/2):
 a rotation is then one complex multiplication in place. Queries and keys are reordered alike, so no score changes.
@@ -13,67 +13,75 @@ cache row (see `layout`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.attention import Attention
 from ..models.decoder import Block
 from ..models.latent import LatentAttention, LatentNorm
 from ..models.shapes import LATENT, AttentionMechanism
+from .cpu_linear import PanelBlock, PanelLinear
 
 
-class PreparedLinear:
-    """x W^T + b, with the weight laid out for the machine."""
+class TorchLinear:
+    """The twin of `PanelLinear` in plain torch: norm(x) W^T + b + residual over rows x [N, inputs]."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        # The number of rows is a hint for the layout; 64 gave the best times from 1 row to 2048.
-        pack = torch.ops.mkldnn._reorder_linear_weight
-        self.weight = pack(weight.contiguous(), 64) if self.packed else weight.clone()
-        self.bias = bias
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, epsilon: float = -1.0, interleave: bool = False
+    ) -> None:
+        self.weight, self.bias, self.epsilon = weight.clone(), None if bias is None else bias.clone(), epsilon
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        if self.packed:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], ""))
-        return F.linear(inputs, self.weight, self.bias)
+    def __call__(self, inputs: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.epsilon >= 0:
+            inputs = F.rms_norm(inputs, inputs.shape[-1:], None, self.epsilon)
+        outputs = F.linear(inputs, self.weight, self.bias)
+        return outputs if residual is None else outputs + residual
 
-    def onto(self, residual: Tensor, inputs: Tensor) -> Tensor:
-        """residual + x W^T + b."""
-        if self.packed:
-            return cast(
-                Tensor,
-                torch.ops.mkldnn._linear_pointwise.binary(inputs, residual, self.weight, self.bias, "add"),
-            )
-        return residual + F.linear(inputs, self.weight, self.bias)
+
+class TorchBlock:
+    """The twin of `PanelBlock` in plain torch."""
+
+    def __init__(self, output: TorchLinear, gate_and_up: TorchLinear, down: TorchLinear, epsilon: float) -> None:
+        self.output, self.gate_and_up, self.down, self.epsilon = output, gate_and_up, down, epsilon
+
+    def __call__(self, hidden: Tensor, heads: Tensor) -> Tensor:
+        hidden = self.output(heads, hidden)
+        normed = F.rms_norm(hidden, hidden.shape[-1:], None, self.epsilon)
+        gates, values = self.gate_and_up(normed).chunk(2, dim=-1)
+        return self.down(F.silu(gates).mul_(values), hidden)
 
 
 class PreparedLayer:
     """One block. `project` and the feed-forward serve prompts and single steps alike; `expand` is the training form of
     attention, `absorb` and `release` surround the decode form."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, *, compiled: bool) -> None:
         self.block = block
+        self.linear: Callable[..., Callable[..., Tensor]] = PanelLinear if compiled else TorchLinear
+        self.block_end: Callable[..., Callable[..., Tensor]] = PanelBlock if compiled else TorchBlock
         self.attention: Attention = block.attention
         self.shape = self.attention.shape
         self.refresh()
 
     def refresh(self) -> None:
         """Prepare the model's present weights."""
-        attention, block = self.attention, self.block
-        parts = [weights_of(attention.input.weight)[self.input_order()]]
+        attention, block, feed_forward = self.attention, self.block, self.block.feed_forward
+        parts = [weights_of(cast(nn.Linear, attention.input).weight)[self.input_order()]]
         if attention.gate is not None:
             parts.append(weights_of(attention.gate.weight))
         weight = torch.cat(parts) * weights_of(block.attention_norm.weight)
-        self.input = PreparedLinear(weight, self.input_bias(weight))
-        self.output = PreparedLinear(weights_of(attention.output.weight)[:, self.output_order()])
-        feed_forward = block.feed_forward
-        self.feed_forward_input = PreparedLinear(
-            weights_of(feed_forward.input.weight) * weights_of(block.feed_forward_norm.weight)
+        self.input = self.linear(weight, self.input_bias(weight), epsilon=block.attention_norm.eps)
+        gate_and_up = weights_of(feed_forward.input.weight) * weights_of(block.feed_forward_norm.weight)
+        self.finish_block = self.block_end(
+            self.linear(weights_of(attention.output.weight)[:, self.output_order()]),
+            self.linear(gate_and_up, interleave=True),
+            self.linear(weights_of(feed_forward.output.weight)),
+            epsilon=block.feed_forward_norm.eps,
         )
-        self.feed_forward_output = PreparedLinear(weights_of(feed_forward.output.weight))
 
     def input_order(self) -> Tensor:
         """The order in which the rows of the input projection are taken: pairs side by side."""
@@ -88,8 +96,7 @@ class PreparedLayer:
 
     def project(self, hidden: Tensor, rotation: Rotations) -> tuple[Tensor, Tensor, Tensor | None]:
         """Block input (N, d) to rotated queries (N, H, D_qk), cache rows (N, E) and the gate before its sigmoid."""
-        normed = F.rms_norm(hidden, (hidden.shape[-1],), None, self.block.attention_norm.eps)
-        projected = self.input(normed)
+        projected = self.input(hidden)
         gate_width = self.shape.query_heads * self.shape.head_dim if self.attention.gate is not None else 0
         queries, rows = self.queries_and_rows(projected, projected.shape[1] - gate_width, rotation)
         return queries, rows, projected[:, -gate_width:] if gate_width else None
@@ -114,10 +121,7 @@ class PreparedLayer:
         """The rest of the block: block input (N, d) and heads (N, H * D) to block output (N, d)."""
         if gate is not None:
             heads = heads * torch.sigmoid(gate)
-        hidden = self.output.onto(hidden, heads)
-        normed = F.rms_norm(hidden, (hidden.shape[-1],), None, self.block.feed_forward_norm.eps)
-        gates, values = self.feed_forward_input(normed).chunk(2, dim=-1)
-        return self.feed_forward_output.onto(hidden, F.silu(gates).mul_(values))
+        return self.finish_block(hidden, heads)
 
 
 class PreparedGroupedQuery(PreparedLayer):
@@ -217,7 +221,9 @@ class PreparedLatent(PreparedLayer):
         query_up = query_up * folded(attention.query_norm).view(shares, 1, share_dim)
         bias = attention.query_up.bias
         biases = [None] * shares if bias is None else weights_of(bias)[order].chunk(shares)
-        self.query_ups = [PreparedLinear(*pair) for pair in zip(query_up, biases, strict=True)]
+        self.query_ups = [
+            self.linear(*pair, epsilon=attention.query_norm.epsilon) for pair in zip(query_up, biases, strict=True)
+        ]
 
         group = (shape.latent_heads, 2, shape.group_size, shape.head_dim)
         latent_up = weights_of(attention.latent_up.weight).unflatten(0, group)  # (K, 2, G, D, C)
@@ -230,7 +236,7 @@ class PreparedLatent(PreparedLayer):
             grouped_bias = weights_of(attention.latent_up.bias).clone().unflatten(0, group)
             raised_bias = list(grouped_bias.flatten(1))
             self.value_bias = grouped_bias[:, 1].flatten().contiguous()  # (H * D)
-        self.latent_ups = [PreparedLinear(*pair) for pair in zip(latent_up.flatten(1, 3), raised_bias, strict=True)]
+        self.latent_ups = [self.linear(*pair) for pair in zip(latent_up.flatten(1, 3), raised_bias, strict=True)]
 
     def input_order(self) -> Tensor:
         shape = self.shape
@@ -238,7 +244,7 @@ class PreparedLatent(PreparedLayer):
         return torch.cat((torch.arange(split), paired_heads(1, shape.rope_dim, shape.rope_dim) + split))
 
     def input_bias(self, weight: Tensor) -> Tensor | None:
-        bias = cast("Tensor | None", self.attention.input.bias)
+        bias = cast("Tensor | None", cast(nn.Linear, self.attention.input).bias)
         if bias is None:
             return None
         bias = weights_of(bias)[self.input_order()]
@@ -246,11 +252,9 @@ class PreparedLatent(PreparedLayer):
 
     def queries_and_rows(self, projected: Tensor, width: int, rotation: Rotations) -> tuple[Tensor, Tensor]:
         shape, epsilon = self.shape, cast(LatentAttention, self.attention).latent_norm.epsilon
-        shares = len(self.query_ups)
-        query_latent = projected[:, : shape.query_latent_dim].unflatten(-1, (shares, -1))
-        query_latent = F.rms_norm(query_latent, query_latent.shape[-1:], None, epsilon)
-        raised = [up(query_latent[:, share]) for share, up in enumerate(self.query_ups)]
-        queries = (raised[0] if shares == 1 else torch.cat(raised, dim=-1)).unflatten(-1, (shape.query_heads, -1))
+        shares = projected[:, : shape.query_latent_dim].chunk(len(self.query_ups), dim=-1)
+        raised = [up(share) for up, share in zip(self.query_ups, shares, strict=True)]
+        queries = (raised[0] if len(raised) == 1 else torch.cat(raised, dim=-1)).unflatten(-1, (shape.query_heads, -1))
         rotation.of_heads(queries)
         latents = projected[:, shape.query_latent_dim : width - shape.rope_dim]
         latents = F.rms_norm(latents.unflatten(-1, (shape.latent_heads, -1)), (shape.latent_dim,), None, epsilon)
@@ -300,16 +304,16 @@ class Rotations:
         return wide
 
 
-def prepared_layer(block: Block) -> PreparedLayer:
+def prepared_layer(block: Block, *, compiled: bool) -> PreparedLayer:
     """The prepared form of a block, by its mechanism."""
     mechanism = block.attention.shape.mechanism
     if mechanism in LATENT:
-        return PreparedLatent(block)
+        return PreparedLatent(block, compiled=compiled)
     if mechanism is AttentionMechanism.gta:
-        return PreparedGroupedTied(block)
+        return PreparedGroupedTied(block, compiled=compiled)
     if mechanism is AttentionMechanism.tied_key_value:
-        return PreparedTiedKeyValue(block)
-    return PreparedGroupedQuery(block)
+        return PreparedTiedKeyValue(block, compiled=compiled)
+    return PreparedGroupedQuery(block, compiled=compiled)
 
 
 def paired_heads(heads: int, dim: int, rope_dim: int) -> Tensor:
