@@ -18,6 +18,7 @@ from transformers import Cache
 
 from .causal_attention import causal_attention
 from .configuration import RlExpConfig
+from .linear import Linear
 from .rotary import Rotation
 
 States = tuple[Tensor, Tensor]  # what a cache holds, each (B, T, E); the second has width 0 where there is one state
@@ -51,8 +52,8 @@ class Attention(nn.Module):
         self.shape = config.attention_shape()
         self.scale = self.shape.softmax_scale
         width = self.shape.query_heads * self.shape.head_dim
-        self.output = nn.Linear(width, self.shape.hidden_size, bias=False)
-        self.gate = nn.Linear(self.shape.hidden_size, width, bias=False) if self.shape.output_gate else None
+        self.output = Linear(width, self.shape.hidden_size, bias=False)
+        self.gate = Linear(self.shape.hidden_size, width, bias=False) if self.shape.output_gate else None
 
     def project(self, hidden: Tensor, rotation: Rotation | None) -> Projected:
         """From the layer input (B, T, d) to the queries and to what is cached."""

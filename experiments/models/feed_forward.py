@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .configuration import RlExpConfig
+from .linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -17,8 +18,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: RlExpConfig) -> None:
         super().__init__()
-        self.input = nn.Linear(config.hidden_size, 2 * config.feed_forward_dim, bias=False)  # [W_gate, W_up]
-        self.output = nn.Linear(config.feed_forward_dim, config.hidden_size, bias=False)
+        self.input = Linear(config.hidden_size, 2 * config.feed_forward_dim, bias=False)  # [W_gate, W_up]
+        self.output = Linear(config.feed_forward_dim, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.output(gated_silu(self.input(hidden)))

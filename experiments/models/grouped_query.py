@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention import Attention, Projected, States
 from .cached_attention import key_value_attention
 from .configuration import RlExpConfig
+from .linear import Linear
 from .rotary import Rotation, rotate
 
 
@@ -19,7 +20,7 @@ class GroupedQueryAttention(Attention):
     def __init__(self, config: RlExpConfig, layer_index: int) -> None:
         super().__init__(config, layer_index)
         self.heads = self.shape.query_heads + 2 * self.shape.key_value_heads
-        self.input = nn.Linear(self.shape.hidden_size, self.heads * self.shape.head_dim, bias=False)  # [W_Q, W_K, W_V]
+        self.input = Linear(self.shape.hidden_size, self.heads * self.shape.head_dim, bias=False)  # [W_Q, W_K, W_V]
 
     def project(self, hidden: Tensor, rotation: Rotation | None) -> Projected:
         query_heads, cached_heads = self.shape.query_heads, self.shape.key_value_heads

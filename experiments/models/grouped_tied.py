@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .attention import Attention, Projected, States
 from .cached_attention import shared_state_attention
 from .configuration import RlExpConfig
+from .linear import Linear
 from .rotary import Rotation, rotate
 
 
@@ -24,7 +25,7 @@ class GroupedTiedAttention(Attention):
         super().__init__(config, layer_index)
         head_dim, rope_dim = self.shape.head_dim, self.shape.rope_dim
         self.widths = [self.shape.query_heads * head_dim, self.shape.tied_heads * head_dim, rope_dim]
-        self.input = nn.Linear(self.shape.hidden_size, sum(self.widths), bias=False)  # [W_Q, W_KV, W_R]
+        self.input = Linear(self.shape.hidden_size, sum(self.widths), bias=False)  # [W_Q, W_KV, W_R]
         biased = self.shape.low_rank_bias and rope_dim > 0
         self.rope_key_bias = nn.Parameter(torch.zeros(rope_dim)) if biased else None
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .attention import Attention, Projected, States
 from .cached_attention import shared_state_attention
 from .configuration import RlExpConfig
+from .linear import Linear
 from .rotary import Rotation, rotate
 
 
@@ -37,12 +38,12 @@ class LatentAttention(Attention):
         self.query_shares = shape.latent_heads if shape.split_query_latent else 1
         self.share_dim = shape.query_latent_dim // self.query_shares
         self.widths = [shape.query_latent_dim, shape.latent_heads * shape.latent_dim, shape.rope_dim]
-        self.input = nn.Linear(shape.hidden_size, sum(self.widths), bias=bias)  # [W_DQ, W_DKV, W_R]
+        self.input = Linear(shape.hidden_size, sum(self.widths), bias=bias)  # [W_DQ, W_DKV, W_R]
         self.query_norm = LatentNorm(self.query_shares, self.share_dim, config)
         self.latent_norm = LatentNorm(shape.latent_heads, shape.latent_dim, config)
-        self.query_up = nn.Linear(self.share_dim, shape.query_heads * (shape.head_dim + shape.rope_dim), bias=bias)
+        self.query_up = Linear(self.share_dim, shape.query_heads * (shape.head_dim + shape.rope_dim), bias=bias)
         # Rows by latent head, in each first the keys of its G query heads, then their values.
-        self.latent_up = nn.Linear(shape.latent_dim, 2 * shape.query_heads * shape.head_dim, bias=bias)
+        self.latent_up = Linear(shape.latent_dim, 2 * shape.query_heads * shape.head_dim, bias=bias)
 
     def project(self, hidden: Tensor, rotation: Rotation | None) -> Projected:
         query_latent, latent, rope_key = self.input(hidden).split(self.widths, dim=-1)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .linear import times_transposed
+
 IGNORED_TARGET = -100  # targets with this value take no part in a loss
 
 
@@ -54,7 +56,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 chunk, target = hidden[start : start + rows].to(dtype), targets[start : start + rows]
                 counts = (target != IGNORED_TARGET)[:, None]
                 target = target.clamp(min=0)[:, None]
-                logits = (chunk @ matrix.T).to(precise)
+                logits = times_transposed(chunk, matrix).to(precise)
                 normaliser = logits.logsumexp(dim=-1, keepdim=True)
                 total += ((normaliser - logits.gather(1, target)) * counts).sum()
                 if hidden_gradient is None or weight_gradient is None:
@@ -62,11 +64,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 gradient = logits.sub_(normaliser).exp_()  # softmax - onehot, in the memory of the logits
                 gradient.scatter_add_(1, target, -torch.ones_like(normaliser))
                 gradient = gradient.mul_(counts).to(dtype)
-                hidden_gradient[start : start + rows] = gradient @ matrix
-                if dtype == precise:
-                    weight_gradient.addmm_(gradient.T, chunk)
-                else:
-                    weight_gradient += gradient.T @ chunk
+                hidden_gradient[start : start + rows] = times_transposed(gradient, matrix.T)
+                weight_gradient += times_transposed(gradient.T, chunk.T)
         if hidden_gradient is not None and weight_gradient is not None:
             ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype))
         return total

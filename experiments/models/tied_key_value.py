@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention import Attention, Projected, States
 from .cached_attention import key_value_attention
 from .configuration import RlExpConfig
+from .linear import Linear
 from .rotary import Rotation, rotate
 
 
@@ -21,7 +22,7 @@ class TiedKeyValueAttention(Attention):
     def __init__(self, config: RlExpConfig, layer_index: int) -> None:
         super().__init__(config, layer_index)
         self.heads = self.shape.query_heads + self.shape.key_value_heads
-        self.input = nn.Linear(self.shape.hidden_size, self.heads * self.shape.head_dim, bias=False)  # [W_Q, W_KV]
+        self.input = Linear(self.shape.hidden_size, self.heads * self.shape.head_dim, bias=False)  # [W_Q, W_KV]
 
     def project(self, hidden: Tensor, rotation: Rotation | None) -> Projected:
         heads = self.input(hidden).unflatten(-1, (self.heads, self.shape.head_dim))
