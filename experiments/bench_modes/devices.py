@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from ..decoding.cache import DecodeCache
-from ..decoding.cost_model import cached_bytes_per_token, duplication_factor
-from ..decoding.tensor_parallel import shard_shape
+from ..decoding.cost_model import cached_bytes_per_token, device_shape, duplication_factor
 from ..models.shapes import AttentionShape
 
 TOKENS = 64  # of the caches that are allocated to be counted
@@ -41,6 +40,6 @@ def bytes_per_device(shapes: Mapping[str, AttentionShape], sizes: Sequence[int])
 
 def allocated_bytes_per_token(shape: AttentionShape, tensor_parallel: int) -> float:
     """Bytes that one device's bf16 cache takes per token and layer."""
-    local = shard_shape(shape, tensor_parallel)
+    local = device_shape(shape, tensor_parallel)
     cache = DecodeCache(local, layers=1, batch_size=1, max_length=TOKENS, dtype=torch.bfloat16)
     return cache.allocated_bytes() / TOKENS

@@ -18,7 +18,6 @@ Legend: B batch, T new tokens of a step, H query heads, D head dim, C latent dim
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -40,22 +39,8 @@ from .cache import CacheStep, DecodeCache
 from .cost_model import device_shape
 
 
-def shard_shape(shape: AttentionShape, tensor_parallel: int) -> AttentionShape:
-    """The attention layer of one of `tensor_parallel` ranks; all ranks have the same.
-
-    Its `cached_elements()` are `shape.cached_elements(tensor_parallel)`. Raises ValueError where the query
-    heads do not divide, or a rank would hold parts of cached heads.
-    """
-    local = device_shape(shape, tensor_parallel)
-    if not shape.split_query_latent:
-        return local
-    # A latent group's queries read that group's share of the query latent, so a rank holds the shares of its groups.
-    width = shape.query_latent_dim * local.latent_heads // shape.latent_heads
-    return dataclasses.replace(local, query_latent_dim=width)
-
-
 def shard_model(model: RlExpForCausalLM, rank: int, tensor_parallel: int) -> RlExpForCausalLM:
-    """The model of one rank: an ordinary one of `shard_shape`, whose weights are slices (copies) of `model`'s.
+    """The model of one rank: an ordinary one of `device_shape`, whose weights are slices (copies) of `model`'s.
 
     Embedding, norms over the hidden size and head are on every rank. Its own outputs are partial: only
     `TensorParallelDecoder` sums them. Raises ValueError for impossible splits.
@@ -66,7 +51,7 @@ def shard_model(model: RlExpForCausalLM, rank: int, tensor_parallel: int) -> RlE
             f"tensor_parallel={tensor_parallel} is impossible: it must divide "
             f"feed_forward_dim={config.feed_forward_dim}"
         )
-    local = shard_shape(shape, tensor_parallel)
+    local = device_shape(shape, tensor_parallel)
     for name in ("query_heads", "query_latent_dim", shape.states_heads_name):
         setattr(config, name, getattr(local, name))
     config.feed_forward_dim //= tensor_parallel

@@ -6,12 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from experiments.decoding.tensor_parallel import (
-    TensorParallelDecoder,
-    run_in_processes,
-    shard_model,
-    shard_shape,
-)
+from experiments.decoding.cost_model import device_shape
+from experiments.decoding.tensor_parallel import TensorParallelDecoder, run_in_processes, shard_model
 from experiments.models.configuration import RlExpConfig
 from experiments.models.shapes import AttentionMechanism, AttentionShape
 from experiments.models.transformer import RlExpForCausalLM, build_model
@@ -97,15 +93,15 @@ def test_splitting_costs_copies_for_mla_and_none_for_gla():
     }
     for mechanism, expected in table.items():
         shape = AttentionShape(mechanism=AttentionMechanism(mechanism), hidden_size=2048, query_heads=16, head_dim=128)
-        assert tuple(2 * shard_shape(shape, size).cached_elements() for size in (1, 2, 4)) == expected
+        assert tuple(2 * device_shape(shape, size).cached_elements() for size in (1, 2, 4)) == expected
 
 
 def test_a_split_that_would_cut_a_head_is_refused():
     shape = AttentionShape(mechanism=AttentionMechanism.gqa, hidden_size=96, query_heads=12, head_dim=8)
     with pytest.raises(ValueError, match="key_value_heads=4 neither split nor copy evenly over tensor_parallel=3"):
-        shard_shape(shape, 3)
+        device_shape(shape, 3)
     with pytest.raises(ValueError, match="query_heads=12 do not split"):
-        shard_shape(shape, 8)
+        device_shape(shape, 8)
 
 
 def test_one_rank_without_a_process_group_is_the_whole_model():
