@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ class Plan(Enum):
     exact = "exact"
     features = "features"
     sampled = "sampled"
+
+
+RARE = 0.01  # up to here meeting both constraints is called rare
+LEAST_PROBABILITY = 1e-12  # an initial probability below this is lost in the rounding of float64
 
 
 @dataclass
@@ -41,16 +46,35 @@ def _at_least(config: ExperimentConfig, least: int, *names: str) -> None:
             raise ValueError(f"experiment.{name}={getattr(config, name)} is impossible: it must be at least {least}")
 
 
+def _at_most(config: ExperimentConfig, most: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) > most:
+            raise ValueError(f"experiment.{name}={getattr(config, name)} is too many: {most:,} at most")
+
+
 def _within(config: ExperimentConfig, name: str, low: float, high: float) -> None:
     values = getattr(config, name)
     if not values or any(not low <= value <= high for value in values):
         raise ValueError(f"experiment.{name}={values} is impossible: give numbers from {low} to {high}, at least one")
+    _ascending(config, name)
 
 
 def _probabilities(config: ExperimentConfig, name: str, below: float) -> None:
     values = getattr(config, name)
-    if not values or any(not 0 < value < below for value in values):
-        raise ValueError(f"experiment.{name}={values} is impossible: give probabilities above 0 and below {below:g}")
+    if not values or any(not LEAST_PROBABILITY <= value < below for value in values):
+        raise ValueError(
+            f"experiment.{name}={values} is impossible: give probabilities from {LEAST_PROBABILITY:g} to "
+            f"below {below:g}"
+        )
+    _ascending(config, name)
+
+
+def _ascending(config: ExperimentConfig, name: str) -> None:
+    """Sorted, as axes of figures must be; a number given twice would be trained and counted twice."""
+    values = getattr(config, name)
+    if len(set(values)) < len(values):
+        raise ValueError(f"experiment.{name}={values} names a number twice: give every number once")
+    setattr(config, name, sorted(values))
 
 
 @dataclass
@@ -66,7 +90,12 @@ class ImperfectRewardsConfig(ExperimentConfig):
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "learning_rate", "seeds")
+        _at_most(self, 10_000, "seeds")
         _probabilities(self, "optimum_probabilities", below=0.5)  # the mediocre output has the other half
+        if self.plan is Plan.features and len(self.optimum_probabilities) > 1:
+            raise ValueError(
+                f"experiment.optimum_probabilities={self.optimum_probabilities}: the feature plan takes one of them"
+            )
 
 
 @dataclass
@@ -87,10 +116,11 @@ class PhaseDiagramConfig(ExperimentConfig):
     def __post_init__(self) -> None:
         _positive(self, "optimum_feature_norm", "longest_time", "scaling_seeds", "lowest_probability")
         _at_least(self, 2, "probability_points")
-        if not 0 < self.lowest_probability < self.highest_probability < 0.5:
+        _at_most(self, 1000, "probability_points", "scaling_seeds")
+        if not LEAST_PROBABILITY <= self.lowest_probability < self.highest_probability < 0.5:
             raise ValueError(
                 f"experiment.lowest_probability={self.lowest_probability} and highest_probability="
-                f"{self.highest_probability} are impossible: 0 < lowest < highest < 0.5"
+                f"{self.highest_probability} are impossible: {LEAST_PROBABILITY:g} <= lowest < highest < 0.5"
             )
         _within(self, "mediocre_rewards", -1, 1)
         _within(self, "angles", -89, 89)
@@ -115,6 +145,8 @@ class ErrorCategoriesConfig(ExperimentConfig):
     def __post_init__(self) -> None:
         _positive(self, "problems", "learning_rate", "effect_size")
         _at_least(self, 3, "outputs")
+        _at_most(self, 100, "outputs")
+        _at_most(self, 100_000, "problems")
         _within(self, "horizons", 1, 10**7)
         for name in ("error_probability", "negligible_probability", "negligible_velocity"):
             if not 0 <= getattr(self, name) <= 1:
@@ -138,6 +170,7 @@ class RewardVarianceConfig(ExperimentConfig):
     def __post_init__(self) -> None:
         _positive(self, "seeds")
         _at_least(self, 3, "outputs", "knob_points")
+        _at_most(self, 1000, "outputs", "knob_points", "seeds")
         if not 0 < self.gain < 1:
             raise ValueError(f"experiment.gain={self.gain} is impossible: it is a share in (0, 1)")
 
@@ -158,6 +191,7 @@ class TeacherBanditConfig(ExperimentConfig):
     def __post_init__(self) -> None:
         _positive(self, "steps", "learning_rate")
         _at_least(self, 2, "seeds", "prompts", "outputs")
+        _at_most(self, 1000, "seeds", "outputs", "random_reward_models")
         if self.random_reward_models and self.random_reward_models < 3:
             raise ValueError(
                 f"experiment.random_reward_models={self.random_reward_models} has no correlation: use 0, or at least 3"
@@ -178,9 +212,11 @@ class PolicyDependenceConfig(ExperimentConfig):
     def __post_init__(self) -> None:
         _positive(self, "seeds")
         _at_least(self, 4, "outputs", "excluded_points")
-        if not 0 < self.lowest_excluded < 0.03:
+        _at_most(self, 1000, "outputs", "excluded_points", "seeds")
+        if not LEAST_PROBABILITY <= self.lowest_excluded < 0.03:
             raise ValueError(
-                f"experiment.lowest_excluded={self.lowest_excluded} is impossible: it must be in (0, 0.03)"
+                f"experiment.lowest_excluded={self.lowest_excluded} is impossible: it must be at least "
+                f"{LEAST_PROBABILITY:g} and below 0.03"
             )
         if not 0 < self.gain < 0.85:
             raise ValueError(
@@ -209,8 +245,12 @@ class PartialCreditConfig(ExperimentConfig):
         _probabilities(self, "easy_probabilities", below=0.8)
         _probabilities(self, "sampled_joint", below=0.1 + 1e-9)
         _within(self, "sharing", 0, 0.99)
-        if not 0 < self.lowest_joint < 0.1:
-            raise ValueError(f"experiment.lowest_joint={self.lowest_joint} is impossible: it must be in (0, 0.1)")
+        _at_most(self, 1000, "joint_points", "sampled_seeds", "group_size")
+        if not LEAST_PROBABILITY <= self.lowest_joint <= RARE:
+            raise ValueError(
+                f"experiment.lowest_joint={self.lowest_joint} is impossible: it must be at least "
+                f"{LEAST_PROBABILITY:g} and, as the statements are about rare successes, at most {RARE:g}"
+            )
 
 
 SCHEMAS: dict[str, type[ExperimentConfig]] = {
@@ -226,6 +266,7 @@ SCHEMAS: dict[str, type[ExperimentConfig]] = {
     )
 }
 TAKES_PROBLEM = ("imperfect_rewards", "error_categories")
+MOST_OUTPUTS = 1000  # of a problem whose errors are corrected one by one
 
 
 @dataclass
@@ -253,10 +294,15 @@ class ControlledConfig(RunConfig):
         if isinstance(self.experiment, ImperfectRewardsConfig) and self.experiment.plan is Plan.features:
             raise ValueError(f"problem={problem} has its own features: use experiment.plan=exact or sampled")
         if not Path(problem).is_file():
-            raise ValueError(f"problem={problem} does not exist: give the path of a YAML or JSON file")
+            raise ValueError(f"problem={problem} does not exist as a file: give the path of a YAML or JSON file")
         from experiments.policies.problems import read_problem  # torch, and only here: nobody else waits for it
 
-        read_problem(problem)
+        prompts, outputs = read_problem(problem).proxy.shape
+        if isinstance(self.experiment, ErrorCategoriesConfig) and (prompts > 1 or outputs > MOST_OUTPUTS):
+            raise ValueError(
+                f"problem={problem} has {prompts} prompts and {outputs} outputs: error_categories takes one prompt, "
+                f"because prompts that share weights share their errors, and at most {MOST_OUTPUTS} outputs"
+            )
 
     def input_files(self) -> list[Path]:
         """The problem file."""
@@ -270,7 +316,15 @@ def _typed(settings: Mapping[Any, Any]) -> ExperimentConfig:
         raise ValueError(f"experiment.name={name} does not exist: use one of {', '.join(SCHEMAS)}")
     experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), dict(settings)))
     assert isinstance(experiment, ExperimentConfig)
+    for item in fields(experiment):
+        value = getattr(experiment, item.name)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in _listed(value)):
+            raise ValueError(f"experiment.{item.name}={value} is impossible: it must be finite")
     return experiment
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 ConfigStore.instance().store(name="controlled_schema", node=ControlledConfig)

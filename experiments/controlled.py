@@ -15,6 +15,7 @@ A run leaves `statements.json`, `tables.json`, `reading.txt` and figures with ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
@@ -22,6 +23,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -36,6 +38,7 @@ from experiments.controlled_experiments.reward_variance import reward_variance
 from experiments.controlled_experiments.teacher_bandit import teacher_bandit
 from experiments.policies.problems import read_problem
 from experiments.reports.style import GREY, save_figure
+from experiments.reward_metrics.correlations import Interval
 from experiments.runs.files import finite
 from experiments.runs.run import Run
 
@@ -55,6 +58,7 @@ EXPERIMENTS: dict[str, Callable[..., Findings]] = {
     )
 }
 MOST_ROWS_PRINTED = 20
+MOST_COLUMNS_PRINTED = 9
 VERDICT_COLOURS = {Verdict.reproduced: "green", Verdict.not_reproduced: "red", Verdict.inconclusive: "yellow"}
 
 
@@ -118,10 +122,9 @@ def show(findings: Findings, run: Run) -> None:
         "verdict", "statement, source, and what was measured", "effect\n[95 % interval]", "n", show_lines=True
     )
     for item in findings.statements:
-        effect = f"{number(item.effect.value)}\n[{number(item.effect.low)}, {number(item.effect.high)}]"
         verdict = Text(str(item.verdict), style=VERDICT_COLOURS[item.verdict])
         what = Text.assemble(item.statement, ("\n" + item.source, "dim"), "\n" + item.measured)
-        statements.add_row(verdict, what, Text(effect), str(item.effect.n))
+        statements.add_row(verdict, what, Text(effect_of(item.effect)), str(item.effect.n))
     if findings.statements:
         run.console.print(statements)
     run.console.print(f"[bold]reading[/]   {findings.reading}", highlight=False)
@@ -129,9 +132,25 @@ def show(findings: Findings, run: Run) -> None:
         run.console.print(f"[bold]figure[/]    {run.figures / name}.png", highlight=False, soft_wrap=True)
 
 
+def effect_of(effect: Interval) -> str:
+    """Effect and interval; a number without spread was computed, and a single seed has no interval."""
+    if math.isnan(effect.value):
+        return "not measured"
+    if math.isnan(effect.low):
+        return f"{number(effect.value)}\n(no interval)"
+    if effect.low == effect.high and effect.n == 1:
+        return f"{number(effect.value)}\n(exact)"
+    return f"{number(effect.value)}\n[{number(effect.low)}, {number(effect.high)}]"
+
+
 def table_of(name: str, rows: list[dict[str, Any]]) -> Table:
-    """Rows of equal keys as a table."""
-    table = Table(*(key.replace("_", " ") for key in rows[0]), title=name.replace("_", " "))
-    for row in rows:
-        table.add_row(*(number(value) if isinstance(value, float) else str(value) for value in row.values()))
+    """Rows of equal keys as a table; on its side where it has more columns than fit a terminal."""
+    lines = [list(rows[0]), *([number(v) if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
+    if len(rows[0]) > MOST_COLUMNS_PRINTED:
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    table = Table(title=name.replace("_", " "), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for key in lines[0]:
+        table.add_column(key.replace("_", " "), overflow="fold")
+    for line in lines[1:]:
+        table.add_row(line[0].replace("_", " "), *line[1:])
     return table

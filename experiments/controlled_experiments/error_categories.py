@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed
+from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, counted
 from experiments.policies.ascent import Advance, Trajectory, ascend, reward_gradient
 from experiments.policies.problems import Problem
 from experiments.policies.softmax import SoftmaxPolicy, expected
@@ -56,7 +56,7 @@ def error_categories(
 ) -> Findings:
     """Categorise, train with and without each error, compare; a `problem` of one prompt replaces the random ones."""
     suites = (
-        {problem.name: given_problem(problem)}
+        {problem.name: (problem.initial_policy(), problem.ground_truth, problem.proxy)}
         if problem is not None
         else {
             geometry: random_problems(problems, outputs, error_probability, geometry, streams.numpy(geometry))
@@ -84,7 +84,7 @@ def error_categories(
                 if horizon == judged_after:
                     confusions[name] = confusion(category, outcome)
                     if problem is None:
-                        statements += judged(name, horizon, category, outcome, effect, bootstrap)
+                        statements += judged(name, horizon, category, outcome, effect, effect_size, bootstrap)
     tables["confusion"] = rows
     if problem is not None:
         tables["outputs"] = output_rows(category[0], effects, ground_truth[0], proxy[0], start[0])
@@ -92,10 +92,14 @@ def error_categories(
     agreement = {name: agreement_share(matrix) for name, matrix in confusions.items()}
     kappa = {name: cohens_kappa(matrix) for name, matrix in confusions.items()}
     reading = (
-        f"Of {errors:,} single reward errors, trained for {judged_after:,} updates with and without the error, the "
-        "label foretold the sign of the effect in "
-        + " and ".join(f"{share:.0%} ({name}, kappa {kappa[name]:.2f})" for name, share in agreement.items())
-        + f"; an effect counts beyond {effect_size:g} of ground truth reward."
+        "No reward has an error: there is nothing to categorise."
+        if not errors
+        else (
+            f"Of {errors:,} single reward errors, trained for {judged_after:,} updates with and without the error, the "
+            "label foretold the sign of the effect in "
+            + " and ".join(f"{share:.0%} ({name}, kappa {kappa[name]:.2f})" for name, share in agreement.items())
+            + f"; an effect counts beyond {effect_size:g} of ground truth reward."
+        )
     )
     return Findings(
         reading=reading,
@@ -140,15 +144,6 @@ def random_problems(
         torch.from_numpy(ground_truth),
         torch.from_numpy(proxy),
     )
-
-
-def given_problem(problem: Problem) -> tuple[SoftmaxPolicy, Tensor, Tensor]:
-    """A user's problem. ValueError for more than one prompt: prompts that share weights share their errors."""
-    if problem.proxy.shape[0] != 1:
-        raise ValueError(
-            f"problem {problem.name} has {problem.proxy.shape[0]} prompts: error_categories takes one prompt at a time"
-        )
-    return problem.initial_policy(), problem.ground_truth, problem.proxy
 
 
 # Counterfactuals -----------------------------------------------------------------------------------------------------
@@ -213,17 +208,30 @@ def cohens_kappa(matrix: np.ndarray) -> float:
 
 
 def judged(
-    name: str, horizon: int, category: Tensor, outcome: Tensor, effect: Tensor, generator: np.random.Generator
+    name: str,
+    horizon: int,
+    category: Tensor,
+    outcome: Tensor,
+    effect: Tensor,
+    effect_size: float,
+    generator: np.random.Generator,
 ) -> list[Statement]:
-    """One statement per category: the mean effect of its errors, with problems as the unit of resampling."""
+    """One statement per category: the mean effect of its errors, with problems as the unit of resampling.
+
+    Of benign errors the mean absolute effect, because effects of both signs must not cancel.
+    """
     claims = {
         RewardError.harmful_hacking: ("harmful errors of type I (hacking) lower ground truth", None, -1e-12),
         RewardError.harmful_stalling: ("harmful errors of type II (stalling) lower it", None, -1e-12),
-        RewardError.benign_unattractive: ("benign errors of type I (never attractive) hardly change it", -0.02, 0.02),
+        RewardError.benign_unattractive: (
+            "benign errors of type I (never attractive) hardly change it",
+            None,
+            effect_size,
+        ),
         RewardError.benign_unlikely: (
             "benign errors of type II (negligible probability) hardly change it",
-            -0.02,
-            0.02,
+            None,
+            effect_size,
         ),
         RewardError.beneficial: ("beneficial errors raise it", 1e-12, None),
     }
@@ -231,14 +239,17 @@ def judged(
     for label, (claim, at_least, at_most) in claims.items():
         chosen = category == label
         per_problem = chosen.sum(dim=1)
-        means = ((effect * chosen).sum(dim=1) / per_problem)[per_problem > 0].numpy()
+        benign = label.predicted_effect == 0
+        sizes = effect.abs() if benign else effect
+        means = ((sizes * chosen).sum(dim=1) / per_problem)[per_problem > 0].numpy()
         right = (outcome == label.predicted_effect)[chosen].double().mean()
         statements.append(
             Statement(
                 f"{claim} ({name})",
                 PAPER,
-                f"mean effect of an error on ground truth reward after {horizon:,} updates; the label's sign is "
-                f"right for {float(right):.0%} of {int(chosen.sum()):,} errors",
+                f"mean {'absolute ' if benign else ''}effect of an error on ground truth reward after "
+                f"{counted(horizon, 'update')}; the label's sign is right for {float(right):.0%} of "
+                f"{counted(int(chosen.sum()), 'error')}",
                 mean_interval(means, generator=generator, resamples=2000) if means.size else computed(float("nan")),
                 at_least=-np.inf if at_least is None else at_least,
                 at_most=np.inf if at_most is None else at_most,

@@ -67,7 +67,7 @@ class Statement:
 
 
 def computed(value: float) -> Interval:
-    """The interval of a number that was computed, not sampled: no width, n = 1."""
+    """A number that was computed exactly, not sampled: its interval has no width and n = 1."""
     return Interval(value, value, value, 1)
 
 
@@ -97,6 +97,9 @@ def number(value: float, digits: int = 3) -> str:
     """A number for a sentence: 1,234 or 0.0123 or 3.2e+08 or "never"."""
     if math.isinf(value):
         return "never"
-    if value != 0 and (abs(value) >= 1e6 or abs(value) < 1e-3):
-        return f"{value:.{digits - 1}e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 update, 2,000 updates."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

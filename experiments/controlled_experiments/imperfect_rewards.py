@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, number
+from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, counted, number
 from experiments.policies.ascent import FirstCrossing, Trajectory, ascend, flow_until, log_spaced_steps, reward_gradient
 from experiments.policies.gradients import Estimator
 from experiments.policies.problems import Problem
@@ -181,9 +181,10 @@ def imperfect_rewards(
         statements = exact_statements(arms, best, curves, list(trajectory.steps), learning_rate)
     caption = (
         f"Ground truth reward along training (lines; {'median of' if repeats > 1 else 'exact gradients,'} n = "
-        f"{repeats} seed{'s' if repeats > 1 else ''} per arm"
+        f"{counted(repeats, 'seed')} per arm"
         + ("; bands: 10 % to 90 % of seeds" if repeats > 1 else "")
         + f"). Learning rate {learning_rate:g}."
+        + ("" if problem is not None or plan == "features" else " Panels: initial probability of the best output y*.")
     )
     return Findings(
         reading=reading_of(plan, table, steps),
@@ -210,14 +211,15 @@ def exact_statements(
     statements = []
     for arm in range(count):
         label = arms.names[arm]
+        truth_time, proxy_time = float(flow[arm]), float(flow[count + arm])
         statements.append(
             Statement(
                 f"the ground truth reward is not the best reward to train on: the proxy reaches y* earlier ({label})",
                 PAPER + "section 3.3",
                 f"ratio of gradient flow times to P(y*) = {REACHED}, ground truth over proxy; in updates of "
-                f"{learning_rate:g} ground truth needs {number(float(flow[arm]) / learning_rate)}, the proxy "
-                f"{number(float(flow[count + arm]) / learning_rate)}",
-                computed(float(flow[arm] / flow[count + arm])),
+                f"{learning_rate:g} ground truth needs {number(truth_time / learning_rate)}, the proxy "
+                f"{number(proxy_time / learning_rate)}",
+                computed(truth_time / proxy_time if 0 < proxy_time < math.inf else math.nan),
                 at_least=math.nextafter(1, 2),
             )
         )
@@ -227,20 +229,26 @@ def exact_statements(
             Statement(
                 f"a run that stops early draws the opposite conclusion ({arms.names[arm]})",
                 PAPER + "section 3.3",
-                f"ground truth reward after {steps[early]} updates, trained on ground truth minus trained on proxy",
+                f"ground truth reward after {counted(steps[early], 'update')}, trained on ground truth minus trained "
+                "on proxy",
                 computed(float(rewards[early, arm] - rewards[early, count + arm])),
                 at_least=math.nextafter(0, 1),
             )
         )
     for arm in range(count):
-        ratio = curves["reward_variance"][0, count + arm, 0] / curves["reward_variance"][0, arm, 0]
-        faster = bool(flow[count + arm] < flow[arm])
+        truth_time, proxy_time = float(flow[arm]), float(flow[count + arm])
+        truth_variance, proxy_variance = (float(curves["reward_variance"][0, i, 0]) for i in (arm, count + arm))
+        slower, faster = (
+            (truth_variance, proxy_variance) if proxy_time < truth_time else (proxy_variance, truth_variance)
+        )
         statements.append(
             Statement(
-                f"of two rewards the one with higher variance is the better teacher ({arms.names[arm]})",
-                "What Makes a Reward Model a Good Teacher?, section 3, read as a rule",
+                f"more than the paper claims: of two rewards the one with higher variance is the better teacher "
+                f"({arms.names[arm]})",
+                "a rule that one might read into What Makes a Reward Model a Good Teacher?, section 3, which says only "
+                "that low variance is slow",
                 "initial variance of the faster reward over that of the slower one",
-                computed(float(ratio if faster else 1 / ratio)),
+                computed(faster / slower if proxy_time != truth_time and slower > 0 else math.nan),
                 at_least=math.nextafter(1, 2),
             )
         )
@@ -286,7 +294,7 @@ def sampled_statements(arms: Arms, hits: Tensor, steps: int, generator: np.rando
                 f"sampled updates, too, reach y* more often on the proxy ({arms.names[arm]})",
                 PAPER + "appendix C",
                 f"share of seeds with P(y*) >= {REACHED} within {steps:,} updates, proxy minus ground truth "
-                f"({float(reached[count + arm].mean()):.2f} - {float(reached[arm].mean()):.2f})",
+                f"({float(reached[count + arm].mean()):.0%} - {float(reached[arm].mean()):.0%})",
                 mean_interval(difference, generator=generator),
                 at_least=math.nextafter(0, 1),
             )
@@ -304,13 +312,13 @@ def reading_of(plan: str, table: list[dict[str, Any]], steps: int) -> str:
         outcomes = []
         for row in (row for row in table if row["arm"] == arm):
             time, share = row["median_steps_to_optimum"], row["share_of_seeds_that_reach_it"]
-            reaches = f"y* after {number(time)} updates" if math.isfinite(time) else f"no y* within {steps:,} updates"
+            reaches = f"y* after {number(time)} updates" if math.isfinite(time) else "no y*"
             if plan == "sampled":
-                reaches = f"y* in {share:.0%} of {row['seeds']} seeds"
+                reaches = f"y* in {share:.0%} of {counted(row['seeds'], 'seed')}"
             reward = row["final_ground_truth_reward"]
             outcomes.append(f"training on the {row['training_reward']} gives {reaches} (final reward {reward:.3f})")
         parts.append(f"{arm}: " + ", ".join(outcomes))
-    return "; ".join(parts).capitalize() + "."
+    return f"Within {counted(steps, 'update')}: " + "; ".join(parts) + "."
 
 
 def draw(arms: Arms, steps: Sequence[int], rewards: np.ndarray) -> Figure:
@@ -333,7 +341,8 @@ def draw(arms: Arms, steps: Sequence[int], rewards: np.ndarray) -> Figure:
                 panel.plot(x, middle, color=colour, label=f"trained on {reward}", ls="-" if reward == "proxy" else "--")
                 if rewards.shape[-1] > 1:
                     panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-            panel.set(title=setting, xlabel="updates", xscale="symlog", xlim=(0, x[-1]))
+            panel.set_xscale("symlog", linthresh=1)
+            panel.set(title=setting, xlabel="updates", xlim=(0, x[-1]))
             panel.set_xticks([0, *(10**k for k in range(int(math.log10(max(x[-1], 1))) + 1))])
         axes[0][0].set_ylabel("expected ground truth reward")
         handles, labels = axes[0][0].get_legend_handles_labels()

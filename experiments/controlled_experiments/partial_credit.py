@@ -88,7 +88,7 @@ def partial_credit(
 
     bootstrap = streams.numpy("bootstrap")
     statements = exact_statements(penalty, joint, easy_probabilities, sharing, bootstrap)
-    statements += sampled_statements(sampled, exact, sharing, bootstrap)
+    statements += sampled_statements(sampled, exact, sharing, min(sampled_joint), bootstrap)
     orthogonal, compositional = int(np.argmin(sharing)), int(np.argmax(sharing))
     worst = {std: float(values[orthogonal].max()) for std, values in penalty.items()}
     reading = (
@@ -144,12 +144,13 @@ def partial_credit(
         },
         captions={
             "penalty": (
-                "log10 of the flow time to P(both) = 0.9 under partial credit over that under binary credit. Red: "
-                f"partial credit is slower. n = {penalty[False].size} settings per row."
+                "log10 of the flow time to P(both) = 0.9 under partial credit over that under binary credit, exact "
+                f"gradients. Red: partial credit is slower. n = {penalty[False].size} settings per row."
             ),
             "sampled": (
                 f"Share of n = {sampled_seeds} seeds in which GRPO ({group_size} samples per update) reaches P(both) "
-                f"= 0.9 within {sampled_steps:,} updates."
+                f"= 0.9 within {sampled_steps:,} updates; initial probability of only the easy one "
+                f"{max(easy_probabilities):g}."
             ),
         },
         summary={f"largest_log10_penalty/{'with' if std else 'without'}_std": value for std, value in worst.items()},
@@ -258,7 +259,7 @@ def exact_statements(
         ),
         Statement(
             "where the joint behaviour is rare and made of parts that are about equally rare, partial credit is faster",
-            PAPER + "section 5 and appendix C.3",
+            "design D4, after " + PAPER + "section 5",
             f"largest log10 of the ratio of times, partial over binary: easy {easy[hardest]:g}, joint at most 0.01, "
             f"sharing {sharing[compositional]:g}",
             computed(float(plain[compositional, hardest, rare].max())),
@@ -295,7 +296,11 @@ def exact_statements(
 
 
 def sampled_statements(
-    sampled: dict[bool, np.ndarray], exact: dict[bool, np.ndarray], sharing: list[float], generator: np.random.Generator
+    sampled: dict[bool, np.ndarray],
+    exact: dict[bool, np.ndarray],
+    sharing: list[float],
+    rarest: float,
+    generator: np.random.Generator,
 ) -> list[Statement]:
     """Does the credit that is faster under exact gradients win under GRPO, too? Credits share their random numbers."""
     statements = []
@@ -317,7 +322,19 @@ def sampled_statements(
                     at_least=math.ulp(0),
                 )
             )
-    return statements
+    # The rarest start, the most sharing, std: where updates without a single success teach binary credit nothing.
+    reached = np.isfinite(sampled[True][:, int(np.argmax(sharing)), 0]).astype(float)  # [credit, seed]
+    return [
+        *statements,
+        Statement(
+            "where joint success is next to none, partial credit may be needed",
+            PAPER + "section 5 and appendix C.3",
+            f"share of seeds in which GRPO with std succeeds, partial ({reached[1].mean():.0%}) minus binary "
+            f"({reached[0].mean():.0%}), initial P(both) = {number(rarest)}, sharing {max(sharing):g}",
+            mean_interval(reached[1] - reached[0], generator=generator),
+            at_least=math.ulp(0),
+        ),
+    ]
 
 
 # Figures -------------------------------------------------------------------------------------------------------------

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, number
+from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, counted, number
 from experiments.policies.ascent import Advance, FirstCrossing, flow_until, reward_gradient
 from experiments.policies.softmax import SoftmaxPolicy, log_linear_policy, tabular_policy
-from experiments.reports.style import GREY, TRAINING_REWARD_COLOURS, figure_style
+from experiments.reports.style import BLACK, GREY, TRAINING_REWARD_COLOURS, figure_style
 from experiments.reward_metrics.correlations import mean_interval
 from experiments.runs.seeds import SeedStreams
 
@@ -81,7 +81,7 @@ def phase_diagram(
     bootstrap = streams.numpy("bootstrap")
     statements = []
     for bad_outputs, (truth_slopes, proxy_slopes) in slopes.items():
-        label = f"{bad_outputs} bad output{'s' if bad_outputs > 1 else ''}"
+        label = counted(bad_outputs, "bad output")
         lowest = number(float(curves[bad_outputs][0][0]))
         over = f"slope of log flow time against log initial probability of y* in {lowest} to 0.01, "
         over += "random initial policies"
@@ -118,7 +118,7 @@ def phase_diagram(
         f"the proxy and down to {number(10 ** float(log_ratio.min()))} times (times are cut at "
         f"{number(longest_time)}). "
         + " ".join(
-            f"With {bad} bad outputs the time grows as p*^{truth.mean():.2f} under the ground truth and as "
+            f"With {counted(bad, 'bad output')} the time grows as p*^{truth.mean():.2f} under the ground truth and as "
             f"p*^{proxy.mean():.2f} under the proxy."
             for bad, (truth, proxy) in slopes.items()
         )
@@ -128,18 +128,19 @@ def phase_diagram(
         statements=statements,
         tables={"hitting_times": table(times, probabilities, mediocre_rewards, angles)},
         figures={
-            "phase_diagram": draw_map(log_ratio, probabilities, mediocre_rewards, angles),
+            "phase_diagram": draw_map(log_ratio, times[0] >= longest_time, probabilities, mediocre_rewards, angles),
             "exponents": draw_exponents(curves),
         },
         captions={
             "phase_diagram": (
                 "Time that the ground truth reward needs until P(y*) = 0.9, over the time of the proxy, exact "
-                f"gradient flow, n = {better.size:,} settings. Red: the erroneous proxy is faster. Times are cut at "
-                f"{number(longest_time)}."
+                f"gradient flow (time = updates x learning rate), n = {better.size:,} settings. Red: the erroneous "
+                f"proxy is faster. Dotted: the ground truth had not arrived at {number(longest_time)}, so that the "
+                "ratio is only a lower bound."
             ),
             "exponents": (
                 f"Median flow time over initial policies, bands 10 % to 90 %, n = {scaling_seeds} seeds per point; "
-                "grey: predicted slopes."
+                "dotted grey: predicted slopes, shifted upwards. Time = updates x learning rate."
             ),
         },
         summary={
@@ -261,7 +262,8 @@ def angle_statements(
                 f"negative inner products worsen stalling under the ground truth ({angles[lowest]:g} degrees)",
                 PAPER + "appendix A.1",
                 f"share of the {slower.size} settings stalling at {angles[flat]:g} degrees (ground truth ten times "
-                "slower than the proxy) in which ground truth training is no faster at this angle",
+                "slower than the proxy) in which ground truth training is no faster at this angle, or arrives at "
+                "neither",
                 computed(float(slower.mean()) if slower.size else math.nan),
                 at_least=1.0,
             )
@@ -288,9 +290,16 @@ def table(
 
 
 def draw_map(
-    log_ratio: np.ndarray, probabilities: np.ndarray, mediocre_rewards: list[float], angles: list[float]
+    log_ratio: np.ndarray,
+    cut: np.ndarray,
+    probabilities: np.ndarray,
+    mediocre_rewards: list[float],
+    angles: list[float],
 ) -> Figure:
-    """One panel per angle: log10 of the ratio of times over initial probability and mediocre reward."""
+    """One panel per angle: log10 of the ratio of times over initial probability and mediocre reward.
+
+    Dotted where it is `cut`.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.colors import TwoSlopeNorm
 
@@ -310,6 +319,8 @@ def draw_map(
             image = panel.pcolormesh(
                 probabilities, mediocre_rewards, log_ratio[index], cmap="RdBu_r", norm=scale, shading="nearest"
             )
+            j, k = np.nonzero(cut[index])
+            panel.plot(probabilities[k], np.array(mediocre_rewards)[j], ls="", marker=".", ms=1.5, color=BLACK)
             panel.set(xscale="log", title=f"{angles[index]:+g}°")
         figure.supxlabel("initial probability of y*")
         figure.supylabel("ground truth reward of the mediocre output")
@@ -337,13 +348,13 @@ def draw_exponents(curves: dict[int, tuple[np.ndarray, np.ndarray]]) -> Figure:
                 colour = TRAINING_REWARD_COLOURS[reward]
                 panel.plot(probabilities, middle, color=colour, marker=".", label=f"trained on {reward}")
                 panel.fill_between(probabilities, low, high, color=colour, alpha=0.2, linewidth=0)
-                guide = middle[0] * (probabilities / probabilities[0]) ** slope
+                guide = 8 * middle[0] * (probabilities / probabilities[0]) ** slope
                 panel.plot(probabilities, guide, color=GREY, lw=0.9, ls=":", zorder=0)
             panel.set(
                 xscale="log",
                 yscale="log",
                 xlabel="initial probability of y*",
-                title=f"{bad_outputs} bad output{'s' if bad_outputs > 1 else ''}",
+                title=counted(bad_outputs, "bad output"),
             )
         axes[0][0].set_ylabel("flow time to P(y*) = 0.9")
         handles, labels = axes[0][0].get_legend_handles_labels()

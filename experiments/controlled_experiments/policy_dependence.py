@@ -130,7 +130,8 @@ def policy_dependence(
         tables={"times": table},
         figures={"policy_dependence": draw(excluded, times.numpy())},
         captions={
-            "policy_dependence": f"Median gradient flow time, bands 10 % to 90 %, n = {seeds} random initial "
+            "policy_dependence": "Median gradient flow time (updates x learning rate) until the expected ground truth "
+            f"reward has risen by {gain:g}, bands 10 % to 90 %, n = {seeds} random initial "
             "policies per point."
         },
         summary={f"log10_ratio/policy_{names[p]}": float(log_ratio[p, -1].mean()) for p in range(2)},

@@ -11,6 +11,8 @@ Arms. Three families of reward models, each with a knob that lowers variance:
   inverted  1 for the best output, and the order of all others inverted with amplitude 0.01: accuracy at most 2/|Y|,
             again with the best output ever less likely (Theorem 2's accurate-nowhere but fast teacher).
 
+Best-of-N (Proposition 1) is computed beside it, on the policies of the last two families.
+
 Measured. Initial variance under the policy, gradient norm, time. Slopes of log time and log norm against log
 variance, per seed. Theorem 1 bounds the time from below by variance^(-1/3), so the slope must be at most -1/3.
 """
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER = "What Makes a Reward Model a Good Teacher?, "
+SAMPLES = 16  # of best-of-N
 FAMILIES = ("shrunk", "rare", "inverted")
 
 
@@ -80,6 +83,7 @@ def reward_variance(
             ),
         ]
     statements += accuracy_statements(accuracy, times, probabilities, bootstrap)
+    statements.append(best_of_statement(probabilities[2], ground_truth[2], rewards[2], bootstrap))
 
     ratio = times[0].amax(dim=0) / times[0].amin(dim=0)  # shrunk: accuracy 1 at every knob
     reading = (
@@ -110,7 +114,8 @@ def reward_variance(
         captions={
             "flatness": (
                 f"Every point is one reward model and one random problem (n = {seeds} per knob and family). Grey: the "
-                "slopes of the bounds. Time is gradient flow time until the expected ground truth reward has covered "
+                "slopes of the bounds. Time is gradient flow time (updates x learning rate) until the expected ground "
+                "truth reward has covered "
                 f"{gain:.0%} of its way."
             )
         },
@@ -185,7 +190,7 @@ def accuracy_statements(
             "a perfectly accurate reward model can be arbitrarily slow",
             PAPER + "Theorem 2",
             "ratio of times of the perfectly accurate rewards times 0.001 and times 1 (accuracy "
-            f"{float(accuracy[0].min()):.2f})",
+            f"{float(accuracy[0].min()):.2f}); gradient flow scales with the reward, so 1,000 is what must come out",
             statistic_interval(slow, np.median, generator=generator),
             at_least=100,
         ),
@@ -207,6 +212,30 @@ def accuracy_statements(
             at_most=2 / outputs + 1e-12,
         ),
     ]
+
+
+def best_of_statement(
+    probabilities: Tensor, ground_truth: Tensor, inverted: Tensor, generator: np.random.Generator
+) -> Statement:
+    """Proposition 1: selection, unlike gradients, does not mind low variance."""
+    accurate = best_of(probabilities, 0.001 * ground_truth, ground_truth)
+    fast = best_of(probabilities, inverted, ground_truth)  # [knobs, seeds]
+    return Statement(
+        "for best-of-N a perfectly accurate reward model is the best one, however low its variance",
+        PAPER + "Proposition 1",
+        f"expected ground truth of best-of-{SAMPLES}, perfectly accurate rewards times 0.001 minus inverted rewards "
+        "(the fast teacher above), the smallest difference over knobs",
+        mean_interval((accurate - fast).amin(dim=0).numpy(), generator=generator),
+        at_least=0.0,
+    )
+
+
+def best_of(probabilities: Tensor, rewards: Tensor, ground_truth: Tensor) -> Tensor:
+    """E[ground truth of the best of SAMPLES draws by `rewards`], exactly, rewards without ties: [..., O] -> [...]."""
+    order = rewards.argsort(dim=-1)
+    below = probabilities.gather(-1, order).cumsum(dim=-1).clamp(max=1.0).pow(SAMPLES)  # P(all draws up to here)
+    chosen = torch.diff(below, dim=-1, prepend=torch.zeros_like(below[..., :1]))
+    return (chosen * ground_truth.gather(-1, order)).sum(dim=-1)
 
 
 def draw(variance: Tensor, norm: Tensor, times: Tensor, accuracy: Tensor) -> Figure:

@@ -17,7 +17,7 @@ Training. Rewards are normalised by mean and std of 10 samples per prompt; RLOO 
 
 Measured. From 10 samples of the initial policy per prompt: reward variance, accuracies, harm-aware accuracies. After
 training: increase of the expected (normalised) proxy and ground truth reward. Correlations over reward models within
-each seed, their mean over seeds with a bootstrap interval; permutation p over reward models after averaging over seeds.
+each seed, their mean over seeds with a bootstrap interval over seeds, and a permutation p for that mean.
 """
 
 from __future__ import annotations
@@ -172,8 +172,12 @@ def teacher_bandit(
         captions={
             "training": f"Increase of normalised expected reward, mean over n = {seeds} seeds, bands: standard error.",
             "correlations": (
-                f"Squares: the paper's six, mean over n = {seeds} seeds; dots: random reward models, others in every "
-                "seed. r: Pearson over reward models, mean over seeds, the paper's six first."
+                f"Squares: the paper's six, mean over n = {seeds} seeds. r: Pearson over reward models, mean over seeds"
+                + (
+                    f", the paper's six first. Dots: {random_reward_models} random reward models, others in every seed."
+                    if random_reward_models
+                    else "."
+                )
             ),
         },
         trajectory=[
@@ -235,7 +239,8 @@ def reward_models(
     shift = 3.0 * between
     rewards.insert(1 + len(TABLE_1), (truth + shift) * shrink)
     pairs.insert(1 + len(TABLE_1), (truth_pair + shift) * shrink[..., None])
-    names = ["ground truth", *TABLE_1, "perfect, low variance", *(f"random {i}" for i in range(random_models))]
+    perfect = "perfect, half shrunk" if centred else "perfect, low variance"  # centred, shrinking does not lower it
+    names = ["ground truth", *TABLE_1, perfect, *(f"random {i}" for i in range(random_models))]
     return RewardModels(names, torch.stack(rewards), torch.stack(pairs))
 
 

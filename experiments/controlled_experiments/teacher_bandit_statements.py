@@ -84,8 +84,8 @@ def paper_statements(
         Statement(
             "early on, proxies beat training on the ground truth itself",
             PAPER + "Figure 2",
-            "ground truth increase, best of the five proxies minus ground truth as the training reward, paired over "
-            "seeds",
+            "ground truth increase at the end of training, best of the five proxies minus ground truth as the training "
+            "reward, paired over seeds",
             interval(truth[1 : 1 + PROXIES].max(axis=0) - truth[0]),
             at_least=0.0,
         ),

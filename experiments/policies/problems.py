@@ -23,6 +23,7 @@ from torch import Tensor
 
 from experiments.policies.softmax import SoftmaxPolicy, log_linear_policy, tabular_policy
 
+LARGEST_REWARD = 1e6  # the papers' rewards lie in [-1, 1]; squares of huge ones would overflow
 KEYS = ("initial_policy_probabilities", "initial_policy_weights", "output_features", "rewards", "ground_truth_rewards")
 
 
@@ -55,10 +56,15 @@ def read_problem(path: str | Path) -> Problem:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if path.suffix == ".json":
+            content = json.loads(text, object_pairs_hook=_unrepeated)
+        else:
+            content = yaml.load(text, _UnrepeatedKeys)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"problem {path} cannot be read: {error}") from error
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise ValueError(f"problem {path} is nested too deeply: give lists of numbers, at most three deep") from error
+    except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"problem {path} is no valid {path.suffix or 'YAML'}: {str(error).splitlines()[0]}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"problem {path} must map keys to numbers; its keys are {', '.join(KEYS)}")
@@ -84,6 +90,12 @@ def problem_from_mapping(content: Mapping[str, Any], name: str) -> Problem:
 
     proxy, ground_truth = _numbers(content, "rewards", 2), _numbers(content, "ground_truth_rewards", 2)
     _same_shape("ground_truth_rewards", ground_truth, "rewards", proxy)
+    if proxy.shape[-1] < 2:
+        raise ValueError("rewards are for one output: with fewer than two outputs there is nothing to choose")
+    for key, rewards in (("rewards", proxy), ("ground_truth_rewards", ground_truth)):
+        largest = float(rewards.abs().max())
+        if largest > LARGEST_REWARD:
+            raise ValueError(f"{key} reach {largest:.3g}: rescale them, {LARGEST_REWARD:.0e} is the most")
     features = None
     if "output_features" in content:
         features = _numbers(content, "output_features", 3)
@@ -104,14 +116,36 @@ def problem_from_mapping(content: Mapping[str, Any], name: str) -> Problem:
                 f"initial_policy_weights are {tuple(weights.shape)}: one weight per feature, (1, {features.shape[-1]})"
             )
         problem = Problem(name, proxy, ground_truth, weights=weights[0], features=features)
-    problem.initial_policy()  # raises ValueError for probabilities that do not sum to one or cannot be reached
+    # Raises ValueError for probabilities that do not sum to one or cannot be reached.
+    if not bool((problem.initial_policy().probabilities() > 0).all()):
+        raise ValueError("these weights and features give an output probability 0 or no number: give smaller ones")
     return problem
+
+
+def _unrepeated(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """A mapping from its pairs. ValueError for a key given twice, of which the last would silently win."""
+    mapping: dict[str, Any] = {}
+    for key, value in pairs:
+        if str(key) in mapping:
+            raise ValueError(f"{key} is given twice: give every key once")
+        mapping[str(key)] = value
+    return mapping
+
+
+class _UnrepeatedKeys(yaml.SafeLoader):
+    """The safe loader, but it refuses a key given twice."""
+
+
+_UnrepeatedKeys.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
+    lambda loader, node: _unrepeated(loader.construct_pairs(node, deep=True)),
+)
 
 
 def _numbers(content: Mapping[str, Any], key: str, dimensions: int) -> Tensor:
     try:
         tensor = torch.tensor(content[key], dtype=torch.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{key} must be nested lists of numbers, all rows equally long ({error})") from error
     if tensor.ndim == dimensions - 1:
         tensor = tensor[None]

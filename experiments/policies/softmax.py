@@ -114,8 +114,9 @@ def log_linear_policy(probabilities: Tensor, features: Tensor, temperature: floa
 
 def check_probabilities(probabilities: Tensor) -> None:
     """ValueError unless all are positive and sum to one over the last dimension."""
-    if bool(torch.isnan(probabilities).any()) or bool((probabilities <= 0).any()):
-        raise ValueError(f"initial probabilities must all be positive numbers, not {probabilities.tolist()}")
+    wrong = probabilities[~(probabilities > 0)]
+    if wrong.numel():
+        raise ValueError(f"initial probabilities must all be positive numbers, not {float(wrong[0]):g}")
     total = probabilities.sum(dim=-1)
     if bool(((total - 1).abs() > 1e-6).any()):
         worst = float(total.flatten()[(total.flatten() - 1).abs().argmax()])

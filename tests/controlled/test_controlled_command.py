@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from dataclasses import fields
 
 import pytest
 
 from conf.controlled_config import SCHEMAS, TAKES_PROBLEM
-from experiments.controlled import EXPERIMENTS
+from experiments.controlled import EXPERIMENTS, effect_of, table_of
+from experiments.reward_metrics.correlations import Interval
 
 SMALL = {
     "imperfect_rewards": ["experiment.steps=300", "experiment.optimum_probabilities=[0.15]"],
@@ -135,6 +137,15 @@ MISTAKES = {
     "a problem that does not exist": (["problem=nowhere.yaml"], "nowhere.yaml does not exist"),
     "a horizon that is not measured": (["experiment=error_categories", "experiment.judged_after=7"], "horizons"),
     "a GPU": (["device=cuda"], "device=cuda"),
+    "an infinite learning rate": (["experiment.learning_rate=inf"], "experiment.learning_rate=inf"),
+    "a horizon twice": (["experiment=error_categories", "experiment.horizons=[300,300]"], "every number once"),
+    "a probability that float64 loses": (["experiment.optimum_probabilities=[1e-300]"], "from 1e-12"),
+    "two probabilities for the feature plan": (
+        ["experiment=imperfect_rewards_features", "experiment.optimum_probabilities=[0.05,0.1]"],
+        "takes one of them",
+    ),
+    "outputs that no memory holds": (["experiment=error_categories", "experiment.outputs=100000"], "100 at most"),
+    "no rare success": (["experiment=partial_credit", "experiment.lowest_joint=0.05"], "at most 0.01"),
 }
 
 
@@ -153,3 +164,27 @@ def test_a_bad_problem_fails_with_its_file_and_key(rl_exp, tmp_path):
     assert result.exit_code != 0
     assert "mine.yaml" in result.output
     assert "sum to 0.9" in " ".join(result.output.split())
+
+
+def test_error_categories_refuses_several_prompts_before_anything_runs(rl_exp, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps({key: value * 2 for key, value in PROBLEM.items()}))
+    result = rl_exp("controlled", "experiment=error_categories", "problem=mine.json")
+    assert result.exit_code == 2, result.output
+    assert "takes one prompt" in " ".join((result.output + getattr(result, "stderr", "")).split())
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_equal_rewards_are_no_evidence_for_any_statement(rl_exp, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps(PROBLEM | {"rewards": PROBLEM["ground_truth_rewards"]}))
+    assert rl_exp("controlled", "problem=mine.json", "experiment.steps=5", "tracking.mode=disabled").exit_code == 0
+    rows = json.loads((only_run(tmp_path) / "statements.json").read_text())
+    assert not any(row["verdict"] == "reproduced" for row in rows)
+    assert [row["verdict"] for row in rows if "higher variance" in row["statement"]] == ["inconclusive"]
+
+
+def test_wide_tables_stand_on_their_side_and_numbers_say_how_they_came_about():
+    table = table_of("t", [{"name": "a", **{f"column_{i}": float(i) for i in range(12)}}])
+    assert [len(table.columns), table.row_count] == [2, 12]
+    assert effect_of(Interval(2.0, 2.0, 2.0, 1)).endswith("(exact)")
+    assert effect_of(Interval(2.0, math.nan, math.nan, 1)).endswith("(no interval)")
+    assert effect_of(Interval(2.0, 1.0, 3.0, 9)).endswith("[1, 3]")

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.controlled_experiments.error_categories import cohens_kappa, counterfactual_effects
+from experiments.controlled_experiments.error_categories import cohens_kappa, counterfactual_effects, judged
 from experiments.controlled_experiments.findings import Statement, Verdict, computed, number
 from experiments.controlled_experiments.partial_credit import features, initial_probabilities
 from experiments.controlled_experiments.phase_diagram import log_log_slopes, predicted_exponent, scaling_times
+from experiments.controlled_experiments.reward_variance import SAMPLES, best_of
 from experiments.controlled_experiments.teacher_bandit import noisy, reward_models
 from experiments.policies.softmax import SoftmaxPolicy
 from experiments.reward_metrics.correlations import Interval
+from experiments.reward_metrics.error_categories import RewardError
 from experiments.reward_metrics.variance import reward_variance
 
 
@@ -43,12 +45,13 @@ def test_statements_are_plain_json_whatever_their_numbers():
 
 
 def test_numbers_for_sentences():
-    assert [number(value) for value in (math.inf, 0.5, 1234.6, 2.5e8, 1e-5, 0.0)] == [
+    assert [number(value) for value in (math.inf, 0.5, 999.96, 1234.6, 2.5e8, 1e-5, 0.0)] == [
         "never",
         "0.5",
+        "1,000",
         "1,235",
-        "2.50e+08",
-        "1.00e-05",
+        "2.5e+08",
+        "1e-05",
         "0",
     ]
 
@@ -107,3 +110,20 @@ def test_kappa_is_one_for_perfect_agreement_and_zero_for_chance():
     perfect = np.array([[5, 0, 0], [3, 0, 0], [0, 9, 0], [0, 4, 0], [0, 0, 6]])
     assert cohens_kappa(perfect) == pytest.approx(1)
     assert cohens_kappa(np.outer([1, 2, 3, 2, 1], [2, 5, 1])) == pytest.approx(0, abs=1e-12)
+
+
+def test_best_of_n_agrees_with_drawing():
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.tensor([0.1, 0.05, 0.6, 0.25]).double()
+    rewards, truth = torch.tensor([0.3, 0.9, -1.0, 0.1]).double(), torch.tensor([1.0, 0.2, -1.0, 0.0]).double()
+    draws = torch.multinomial(probabilities, 100_000 * SAMPLES, replacement=True, generator=generator)
+    picked = draws.reshape(-1, SAMPLES).gather(1, rewards[draws].reshape(-1, SAMPLES).argmax(1, keepdim=True))
+    assert float(best_of(probabilities, rewards, truth)) == pytest.approx(float(truth[picked].mean()), abs=0.005)
+
+
+def test_benign_effects_of_both_signs_do_not_cancel():
+    category = torch.full((6, 2), int(RewardError.benign_unlikely))
+    effect = torch.tensor([[0.5, -0.5]] * 6).double()
+    statements = judged("s", 10, category, torch.sign(effect), effect, 0.02, np.random.default_rng(0))
+    verdicts = {item.statement: item.verdict for item in statements if "negligible probability" in item.statement}
+    assert list(verdicts.values()) == [Verdict.not_reproduced]

@@ -57,6 +57,9 @@ def test_without_features_the_policy_is_tabular():
         ({"output_features": [[[1], [1], [1]]]}, "no weights give these probabilities"),
         ({"initial_policy_weights": [[0, 0, 0]]}, "one of the two"),
         ({"reward": [[1, 0, 0]]}, "reward is no key of a problem"),
+        ({"rewards": [[1e300, 0, 0]]}, "rewards reach 1e\\+300"),
+        ({"rewards": [[10**400, 0, 0]]}, "rewards must be nested lists of numbers"),
+        ({"initial_policy_probabilities": [[-0.1, 0.5, 0.6]]}, "positive numbers, not -0.1"),
     ],
 )
 def test_mistakes_are_named(change, message):
@@ -75,3 +78,36 @@ def test_missing_keys_and_files_are_named(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ValueError, match="must map keys"):
         read_problem(tmp_path / "list.yaml")
+
+
+def test_one_output_and_weights_that_leave_an_output_no_probability_are_refused():
+    with pytest.raises(ValueError, match="fewer than two outputs"):
+        problem_from_mapping({"initial_policy_probabilities": [1], "rewards": [1], "ground_truth_rewards": [1]}, "p")
+    content = {
+        "initial_policy_weights": [1e9, 0.0],
+        "output_features": [[1, 0], [0, 1]],
+        "rewards": [1, 0],
+        "ground_truth_rewards": [1, 0],
+    }
+    with pytest.raises(ValueError, match="probability 0"):
+        problem_from_mapping(content, "p")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("twice.yaml", "rewards: [1, 0]\nrewards: [0, 1]\n", "rewards is given twice"),
+        ("twice.json", '{"rewards": [1, 0], "rewards": [0, 1]}', "rewards is given twice"),
+        ("deep.json", "[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ("deep.yaml", "[" * 2000 + "]" * 2000, "nested too deeply"),
+        ("tag.yaml", "!!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("cycle.yaml", "rewards: &r [*r]", "recursive node"),
+        ("list_key.yaml", "? [1, 2]\n: 3\n", "is no key of a problem"),
+    ],
+)
+def test_files_that_mislead_or_attack_get_one_line(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_problem(tmp_path / name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
