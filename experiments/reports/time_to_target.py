@@ -2,6 +2,7 @@
 
     rl-exp train -m optimizer=adamw,muon seed=0,1,2 training.evaluate_every_tokens=50000
     python -m experiments.reports.time_to_target outputs/sweeps/train-<id> --loss 4.5
+    python -m experiments.reports.time_to_target outputs/train/<run id> outputs/train/<another> --loss 4.5
 
 Between two evaluations the loss is interpolated linearly. Seconds are tokens divided by the run's own mean speed, so
 that evaluations do not count; they are comparable only between runs that had the machine to themselves.
@@ -63,17 +64,22 @@ def time_to_target(runs: list[Path], held_out_set: str, target: float) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path, help="a folder in outputs/sweeps/")
+    parser.add_argument("folders", type=Path, nargs="+", help="sweeps (outputs/sweeps/...) or runs (outputs/train/...)")
     parser.add_argument("--loss", type=float, required=True, help="target, nats per token")
     parser.add_argument("--held-out-set", default="web_bible")
     arguments = parser.parse_args()
-    if not (arguments.sweep / "sweep.json").is_file():
-        parser.error(f"{arguments.sweep} is no sweep: name a folder in outputs/sweeps/")
-    jobs = read_json(arguments.sweep / "sweep.json")["jobs"]
-    runs = [arguments.sweep.parent.parent / "train" / job["run_id"] for job in jobs]
-    finished = [run for run in runs if (run / "summary.json").is_file()]
+    runs: list[Path] = []
+    for folder in arguments.folders:
+        if (folder / "sweep.json").is_file():
+            jobs = read_json(folder / "sweep.json")["jobs"]
+            runs += [folder.parent.parent / "train" / job["run_id"] for job in jobs]
+        elif (folder / "metrics.jsonl").is_file():
+            runs.append(folder)
+        else:
+            parser.error(f"{folder} is no sweep and no run: name folders in outputs/sweeps/ or outputs/train/")
+    finished = [run for run in dict.fromkeys(runs) if (run / "summary.json").is_file()]
     if not finished:
-        parser.error(f"no run of {arguments.sweep} has finished")
+        parser.error("none of these runs has finished")
     Console().print(time_to_target(finished, arguments.held_out_set, arguments.loss))
 
 
