@@ -72,11 +72,11 @@ class PanelLinear:
     def __call__(self, inputs: Tensor, residual: Tensor | None = None) -> Tensor:
         call = self._call
         outputs = torch.empty(len(inputs), self.outputs)
-        _point(call.inputs, inputs, self.linear.inputs)
+        _point(call.inputs, inputs, len(inputs), self.linear.inputs)
         if residual is None:
             call.residual.data = None
         else:
-            _point(call.residual, residual, self.outputs)
+            _point(call.residual, residual, len(inputs), self.outputs)
         call.outputs, call.output_stride = outputs.data_ptr(), self.outputs
         call.rows, call.threads = len(inputs), torch.get_num_threads()
         self._function(ctypes.byref(call))
@@ -96,8 +96,8 @@ class PanelBlock:
     def __call__(self, hidden: Tensor, heads: Tensor) -> Tensor:
         call = self._call
         outputs = torch.empty_like(hidden)
-        _point(call.hidden, hidden, call.output.outputs)
-        _point(call.heads, heads, call.output.inputs)
+        _point(call.hidden, hidden, len(hidden), call.output.outputs)
+        _point(call.heads, heads, len(hidden), call.output.inputs)
         call.outputs, call.output_stride = outputs.data_ptr(), outputs.stride(0)
         call.rows, call.threads = len(hidden), torch.get_num_threads()
         self._function(ctypes.byref(call))
@@ -116,11 +116,11 @@ def entry_points() -> Any | None:
     return library
 
 
-def _point(rows: _Rows, tensor: Tensor, width: int) -> None:
-    fits = tensor.dim() == 2 and tensor.shape[1] == width and (tensor.stride(1) == 1 or width == 1)
+def _point(rows: _Rows, tensor: Tensor, count: int, width: int) -> None:
+    fits = tuple(tensor.shape) == (count, width) and (tensor.stride(1) == 1 or width == 1)
     if not fits or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
         raise ValueError(
-            f"rows of {width} torch.float32 side by side on the cpu are needed, not {tensor.dtype} of shape "
+            f"{count} rows of {width} torch.float32 side by side on the cpu are needed, not {tensor.dtype} of shape "
             f"{tuple(tensor.shape)} and strides {tensor.stride()} on {tensor.device}"
         )
     rows.data, rows.stride = tensor.data_ptr(), tensor.stride(0)
