@@ -2,8 +2,10 @@
 //
 // A weight [out, in] is stored as panels of kPanel outputs: panel p holds, for every input k, the kPanel weights
 // side by side. A thread takes a panel, keeps it in its cache and multiplies it with all rows, a few at a time in
-// registers. The norm before a layer is one factor per row (its weight is folded into the matrix), so it is applied
-// to the outputs. Results do not depend on the number of threads.
+// registers, and asks memory early for what comes next. The norm before a layer is one factor per row (its weight is
+// folded into the matrix), so it is applied to the outputs. Results do not depend on the number of threads.
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -13,8 +15,9 @@
 namespace {
 
 constexpr int64_t kPanel = 2 * kWidth;
-constexpr int kMostRows = kRegisters == 32 ? 8 : 4;  // per pass over a panel: 2 sums each stay in registers
-constexpr int64_t kChunk = 256;                      // rows between two looks at a weight
+constexpr int kMostRows = kRegisters == 32 ? 8 : 4;   // per pass over a panel: 2 sums each stay in registers
+constexpr int64_t kChunk = 256;                       // rows between two looks at a weight
+constexpr int64_t kAhead = 4096;                      // weights between using one and asking memory for it
 
 struct Linear {
   const float* weight;  // [panels, inputs, kPanel]
@@ -35,7 +38,9 @@ inline void multiply(const float* panel, Rows x, int64_t inputs, Vec (&sums)[kRo
   int64_t k = 0;
   for (; k + kChains <= inputs; k += kChains)
     for (int c = 0; c < kChains; ++c) {
-      const Vec first = load(panel + (k + c) * kPanel), second = load(panel + (k + c) * kPanel + kWidth);
+      const float* weights = panel + (k + c) * kPanel;
+      const Vec first = load(weights), second = load(weights + kWidth);
+      __builtin_prefetch(weights + kAhead), __builtin_prefetch(weights + kAhead + kWidth);
       for (int r = 0; r < kRows; ++r) {
         const Vec input = splat(x.data[r * x.stride + k + c]);
         chains[c][r][0] += first * input;
@@ -81,11 +86,14 @@ void all_rows(const Linear& linear, int64_t panel, Rows x, int64_t rows, const F
 
 int64_t panels_of(int64_t outputs) { return (outputs + kPanel - 1) / kPanel; }
 
-// Called by all threads of a team; dynamic, so that a thread that lost its core for a while holds up nobody.
+// Called by all threads of a team; dynamic, so that a thread that lost its core for a while holds up nobody, and a few
+// panels at a time, so that what was asked for ahead is the thread's own.
 template <class Finish>
 void apply(const Linear& linear, Rows x, int64_t rows, const Finish& finish) {
-#pragma omp for schedule(dynamic, 1)
-  for (int64_t panel = 0; panel < panels_of(linear.outputs); ++panel) all_rows(linear, panel, x, rows, finish);
+  const int64_t panels = panels_of(linear.outputs), threads = omp_get_num_threads();
+  const int64_t share = std::clamp<int64_t>(panels / (2 * threads), 1, 4);
+#pragma omp for schedule(dynamic, share)
+  for (int64_t panel = 0; panel < panels; ++panel) all_rows(linear, panel, x, rows, finish);
 }
 
 // Writes factor * sums + bias + residual, where there are such things, to the columns of a panel.
