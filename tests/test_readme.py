@@ -28,14 +28,36 @@ TINY = {
         "training.sample_tokens=4",
         "tracking.mode=disabled",
     ],
+    "bench": [
+        "bench.rounds=1",
+        "bench.batch=[1]",
+        "bench.context=[32]",
+        "bench.query_length=[1]",
+        "bench.dtype=[fp32]",
+        "model.layers=1",
+        "model.hidden_size=64",
+        "model.head_dim=16",
+        "model.query_heads=4",
+        "model.anchor_feed_forward_dim=128",
+        "threads=1",
+        "tracking.mode=disabled",
+    ],
 }
 NEEDS_MORE = ("needs the network", "device=cuda")
 
 
-def command_lines() -> list[str]:
+def command_lines() -> list:
     blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("rl-exp ")]
-    return [line.strip() for line in lines if not any(word in line for word in NEEDS_MORE)]
+    return [
+        pytest.param(
+            line,
+            id=line.split("#")[0].strip().replace("[", "(").replace("]", ")"),
+            marks=[pytest.mark.slow] if "experiment=glob" in line else [],  # a minute; each is tested by itself
+        )
+        for line in lines
+        if not any(word in line for word in NEEDS_MORE)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +73,8 @@ def test_a_command_of_the_readme_runs(line, rl_exp, tmp_path, prepared_outputs):
     words = shlex.split(line, comments=True)[1:]
     (tmp_path / "my_texts").mkdir()
     shutil.copy(ROOT / "README.md", tmp_path / "my_texts" / "one.txt")
+    (problem,) = re.findall(r"```yaml\n(# my_problem.yaml.*?)```", README, re.S)
+    (tmp_path / "my_problem.yaml").write_text(problem)
     result = rl_exp(*words, *TINY.get(words[0], []), f"output_dir={prepared_outputs}")
     assert result.exit_code == 0, result.output
 

@@ -118,16 +118,18 @@ def draw_perplexity_against_cache(arms: list[Arm], sets: list[str], directory: P
         figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.4), squeeze=False)
         for axis, name in zip(axes[0], sets, strict=True):
             for arm in arms:
-                x, y = arm.mean("cache_bytes_per_token_per_layer"), arm.mean(f"eval/{name}/perplexity")
+                cache = arm.mean("cache_bytes_per_token_per_layer")
+                beside = [other for other in arms if other.mean("cache_bytes_per_token_per_layer") == cache]
+                step = beside.index(arm) - (len(beside) - 1) / 2  # arms of one cache size stand side by side
                 axis.errorbar(
-                    x,
-                    y,
+                    cache * 1.12**step,
+                    arm.mean(f"eval/{name}/perplexity"),
                     yerr=arm.spread(f"eval/{name}/perplexity"),
                     fmt="o",
                     capsize=3,
                     color=MECHANISM_COLOURS.get(arm.mechanism, "black"),
+                    label=arm.label,
                 )
-                axis.annotate(arm.label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
             axis.set_xscale("log", base=2)
             caches = sorted({arm.mean("cache_bytes_per_token_per_layer") for arm in arms})
             axis.set_xticks(caches, [f"{value:,.0f}" for value in caches])
@@ -136,6 +138,7 @@ def draw_perplexity_against_cache(arms: list[Arm], sets: list[str], directory: P
             axis.set_xlabel("cache bytes per token and layer (bf16)")
             axis.set_ylabel("held-out perplexity")
             axis.set_title(name.replace("_", " "))
+        axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         seeds = sorted({len(arm.summaries) for arm in arms})
         count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         bars = "; bars: standard deviation over seeds" if seeds[-1] > 1 else ""
