@@ -114,7 +114,7 @@ def contenders(arguments: argparse.Namespace) -> list[Contender]:
     result = []
     for compiled in (False, True) if arguments.compiled else (False,):
         suffix = " compiled" if compiled else ""
-        for mechanism in MECHANISMS:
+        for mechanism in arguments.mechanisms:
             model = our_model(mechanism, arguments)
             loss = torch.compile(model.loss) if compiled else model.loss
             result.append(
@@ -164,8 +164,11 @@ def main() -> None:
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compiled", action="store_true", help="also torch.compile both (minutes of compilation)")
+    parser.add_argument("--mechanisms", nargs="+", choices=MECHANISMS, default=list(MECHANISMS), help="with gqa")
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
+    if "gqa" not in arguments.mechanisms:
+        parser.error("--mechanisms needs gqa, which the others are compared with")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
