@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # Hydra's own options that are handed through; those with a value take the next word.
 FLAGS = {"-m", "--multirun", "--resolve", "--hydra-help"}
-FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-dir", "-cd"}
+FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--info", "-i"}
+SHOWN = ("job", "hydra", "all")  # values of --cfg
 # Options that only print: no run follows them.
 PRINTING = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
 
@@ -99,10 +100,13 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
             value = value or next(rest, "")
             if not value:
                 raise UserError(f"{option} needs a value, such as {option} job")
+            if option in ("--cfg", "-c") and value not in SHOWN:
+                raise UserError(f"{option} {value} does not exist: use one of {', '.join(SHOWN)}")
             flags += [option, value]
         else:
             known = [*FLAGS, *FLAGS_WITH_VALUE, "--dry-run", "--help"]
-            raise UserError(f"{option} is no option of this command.{suggestion(option, known)}")
+            near = suggestion(option, known) or f" Settings have no dashes: {option.lstrip('-')}={value or '...'}"
+            raise UserError(f"{option} is no option of this command.{near}")
     return flags, overrides
 
 

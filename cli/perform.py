@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 
 from cli.screens import show_document, show_end, show_finished_before, show_start
 from conf.commands import COMMANDS
@@ -63,18 +64,18 @@ def perform(name: str, composed: DictConfig) -> Any:
         show_end(console, directory)
         show_document(directory)
     except KeyboardInterrupt:
-        console.print(f"interrupted: {directory} can be continued by the same command")
+        console.print(f"interrupted: {directory} can be continued by the same command", markup=False, soft_wrap=True)
         raise
     except RunBusy as error:
-        console.print(f"[red]error:[/] {error}", highlight=False)
+        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     except Exception as error:
         _tell_failure(console, directory, error)
     return _objective(directory)
 
 
 def _tell_failure(console: Console, directory: Path, error: Exception) -> None:
-    console.print(f"[red]failed:[/] {error or type(error).__name__}", highlight=False, markup=True, soft_wrap=True)
-    console.print(f"the full story: {directory / 'logs'}", highlight=False, soft_wrap=True)
+    console.print(f"[red]failed:[/] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True)
+    console.print(f"the full story: {directory / 'logs'}", highlight=False, markup=False, soft_wrap=True)
     if os.environ.get("RL_EXP_DEBUG"):
         traceback.print_exception(error)
 

@@ -35,7 +35,7 @@ def show_plan(command: Command, jobs: list[Job], multirun: bool) -> None:
         return
     table = Table("job", "run id", "overrides", "state", title=f"rl-exp {command.name}: {len(jobs)} jobs")
     for number, job in enumerate(jobs):
-        table.add_row(str(number), job.run_id, " ".join(job.overrides), _state_of(command, job))
+        table.add_row(str(number), job.run_id, escape(" ".join(job.overrides)), _state_of(command, job))
     console.print(table)
 
 
@@ -45,7 +45,7 @@ def show_start(run: Run, overrides: list[str]) -> None:
     again = f" (attempt {run.attempt})" if run.attempt > 1 else ""
     console.rule(f"rl-exp {run.experiment} · run {run.id}{again}")
     console.print(f"[bold]settings[/]  {escape('  '.join(overrides)) or 'all defaults'}", highlight=False)
-    console.print(f"[bold]output[/]    {run.directory}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]output[/]    {escape(str(run.directory))}", highlight=False, soft_wrap=True)
 
 
 def show_end(console: Console, directory: Path) -> None:
@@ -56,12 +56,12 @@ def show_end(console: Console, directory: Path) -> None:
     }
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for key, value in numbers.items():
-        table.add_row(key, _shown(value))
+        table.add_row(key, escape(_shown(value)))
     console.print(table)
-    console.print(f"[bold]results[/]   {directory}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]results[/]   {escape(str(directory))}", highlight=False, soft_wrap=True)
     offline = sorted(directory.glob("wandb/offline-run-*"))
     if offline:
-        console.print(f"[bold]W&B[/]       wandb sync {offline[-1]}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]W&B[/]       wandb sync {escape(str(offline[-1]))}", highlight=False, soft_wrap=True)
 
 
 def _shown(value: float | str) -> str:
@@ -99,7 +99,11 @@ def start_sweep(command: Command, jobs: list[Job], overrides: list[str]) -> Path
     console = Console()
     done = sum(_state_of(command, job) == RunState.finished for job in jobs)
     console.rule(f"rl-exp {command.name} · sweep {name}")
-    console.print(f"{len(jobs)} jobs, {done} finished already; output in {directory}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(jobs)} jobs, {done} finished already; output in {escape(str(directory))}",
+        highlight=False,
+        soft_wrap=True,
+    )
     return directory
 
 
@@ -113,13 +117,14 @@ def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path) -> in
     finished = [runs / job.run_id for job, status in states if status["state"] == RunState.finished]
     summarise(command, list(dict.fromkeys(finished)), sweep_directory, console)
     failures = [(job, status) for job, status in states if status["state"] != RunState.finished]
-    console.print(f"[bold]sweep[/]     {sweep_directory}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]sweep[/]     {escape(str(sweep_directory))}", highlight=False, soft_wrap=True)
     if not failures:
         show_document(sweep_directory)
         return 0
     table = Table("run id", "overrides", "state", "reason", title=f"{len(failures)} of {len(jobs)} jobs did not finish")
     for job, status in failures:
-        table.add_row(job.run_id, " ".join(job.overrides), status["state"], str(status.get("reason", "")))
+        reason = escape(str(status.get("reason", "")))
+        table.add_row(job.run_id, escape(" ".join(job.overrides)), status["state"], reason)
     console.print(table)
     show_document(sweep_directory)
     return 1

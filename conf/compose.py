@@ -7,6 +7,7 @@ was probably meant. Nothing here imports torch.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,10 @@ def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tupl
         base = _compose(command, [_first_choice(override) for override in parsed], hydra=True)
         if base.hydra.mode is None or base.hydra.mode.name != "MULTIRUN":
             raise UserError(f"{swept[0].input_line} is a sweep: add -m (--multirun) to run all its jobs")
+    for override in parsed:
+        if override.key_or_group in ("hydra.launcher", "hydra.sweeper"):
+            group = override.key_or_group.replace(".", "/")
+            raise UserError(f"{override.key_or_group} is a group: write {group}={override.value()}")
     single = [_first_choice(override) for override in parsed]
     first = _compose(command, [text for text in single if _is_group(text)], hydra=True)
     _check_keys(parsed, first)
@@ -85,12 +90,18 @@ def typed(command: Command, config: DictConfig) -> Any:
     """The composed configuration as the command's dataclass. UserError for stray keys and impossible values."""
     schema = OmegaConf.structured(command.schema())
     try:
-        merged = OmegaConf.merge(schema, OmegaConf.to_container(config, resolve=True))
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        merged = OmegaConf.merge(schema, values)
+        for key, value in flatten(plain(config)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key}={value} is impossible: use a finite number")
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(_first_line(error)) from error
     except ValueError as error:
         raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(_unreadable(error)) from error
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -129,13 +140,15 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 def _parse(overrides: list[str]) -> list[Override]:
     parsed = []
     for text in overrides:
-        if "=" not in text and not text.startswith("~"):
+        if "=" not in text[1:] and not text.startswith("~"):
             raise UserError(f"{text!r} is no override: write key=value, such as seed=1 or attention=gla")
         try:
             parsed.extend(OverridesParser.create().parse_overrides([text]))
         except HydraException as error:
+            key = text.split("=", 1)[0]
             raise UserError(
-                f"{text!r} could not be read: {_first_line(error)} (quote values with odd characters)"
+                f"{_short(text)!r} could not be read ({_short(_first_line(error))}): a value with odd characters needs "
+                f"quotes of its own inside those of the shell, '{key}=\"...\"'"
             ) from error
     return parsed
 
@@ -189,7 +202,11 @@ def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> 
 
 def _checked_job(command: Command, overrides: list[str]) -> Job:
     config = _compose(command, overrides)
-    return Job(tuple(overrides), config, run_id(plain(config), typed(command, config).input_files()))
+    checked = typed(command, config)
+    try:
+        return Job(tuple(overrides), config, run_id(plain(config), checked.input_files()))
+    except OSError as error:
+        raise UserError(_unreadable(error)) from error
 
 
 def _sweep_texts(override: Override) -> list[str]:
@@ -213,6 +230,14 @@ def _first_choice(override: Override) -> str:
 
 def _is_group(text: str) -> bool:
     return text.lstrip("+").split("=", 1)[0].split("@", 1)[0] in config_groups()
+
+
+def _unreadable(error: OSError) -> str:
+    return f"{_short(str(error.filename))} cannot be read: {error.strerror}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _first_line(error: BaseException) -> str:

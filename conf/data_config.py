@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
-from experiments.data.documents import CorpusSource
+from experiments.data.documents import CorpusSource, require_fraction
 from experiments.data.hub_dataset import HubDataset
 from experiments.data.local_files import LocalFiles
 from experiments.data.python_library import PythonDocstrings, PythonSource
@@ -70,9 +70,10 @@ class DataConfig:
         if self.source in (DataSource.local, DataSource.hub) and not self.path:
             example = "my_texts/" if self.source is DataSource.local else "roneneldan/TinyStories"
             raise ValueError(f"data.source={self.source.value} needs data.path, such as data.path={example}")
+        require_fraction("data.holdout_fraction", self.holdout_fraction)
         source = self.corpus_source()
         if isinstance(source, LocalFiles):
-            source.files()  # a missing file is a user's mistake: say so before anything heavy starts
+            source.require_text()  # a missing or unreadable file: say so before anything heavy starts
 
     def corpus_source(self) -> CorpusSource:
         """The training text, with its held-out part."""

@@ -70,6 +70,16 @@ class ModelConfig:
     initializer_range: float = 0.02
     tie_embeddings: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("anchor_feed_forward_dim", "rope_base", "norm_epsilon", "initializer_range"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"model.{name}={getattr(self, name)} is impossible: it must be positive")
+        if self.feed_forward_dim is not None and self.feed_forward_dim < 1:
+            raise ValueError(
+                f"model.feed_forward_dim={self.feed_forward_dim} is impossible: it must be at least 1, or null to "
+                "match the parameters of the MHA model"
+            )
+
 
 @dataclass
 class OptimizerConfig:

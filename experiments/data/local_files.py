@@ -38,18 +38,23 @@ class LocalFiles:
         """The files in the order of their names below `path`. ValueError when there are none."""
         path = Path(self.path).expanduser()
         if path.is_file():
-            if path.suffix not in SUFFIXES:
+            if path.suffix.lower() not in SUFFIXES:
                 raise ValueError(
                     f"data.path={self.path}: {path.suffix or 'no suffix'} is not one of {_listed(SUFFIXES)}"
                 )
             return [path]
         if not path.is_dir():
             raise ValueError(f"data.path={self.path} does not exist: name a file or a folder of {_listed(SUFFIXES)}")
-        found = [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
+        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
         visible = [file for file in found if not any(p.startswith(".") for p in file.relative_to(path).parts)]
         if not visible:
             raise ValueError(f"data.path={self.path} holds no {_listed(SUFFIXES)} file: put some there or name another")
         return sorted(visible, key=lambda file: file.relative_to(path).as_posix())
+
+    def require_text(self) -> None:
+        """ValueError when there are no files, or the first one with any text cannot be read."""
+        if not any(document.text.strip() for document in self.documents()):
+            raise ValueError(f"data.path={self.path} is empty: it has no document with any text")
 
     def recipe(self) -> dict[str, Any]:
         """Names and contents of the files: the same files elsewhere are the same corpus. Reads every byte once."""
@@ -71,9 +76,9 @@ class LocalFiles:
         for file in self.files():
             name = self._name_of(file)
             try:
-                if file.suffix == ".txt":
+                if file.suffix.lower() == ".txt":
                     yield from self._text_file(file, name)
-                elif file.suffix == ".jsonl":
+                elif file.suffix.lower() == ".jsonl":
                     yield from self._json_lines(file, name)
                 else:
                     yield from self._parquet(file, name)
@@ -102,9 +107,10 @@ class LocalFiles:
                 where = f"{file} line {number}"
                 try:
                     value = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:  # broken, a number of 4300 digits, nested too deep
+                    reason = getattr(error, "msg", error)
                     raise ValueError(
-                        f"{where} is not JSON ({error.msg}): a .jsonl file has one object per line"
+                        f"{where} is not JSON ({reason}): a .jsonl file has one object per line"
                     ) from error
                 if not isinstance(value, dict):
                     raise ValueError(f'{where} is no JSON object: expected {{"{self.text_field}": "some text"}}')
@@ -125,7 +131,7 @@ class LocalFiles:
                         where = f"{file} row {row}"
                         yield Document(f"{name} row {row}", text_of({self.text_field: value}, self.text_field, where))
                         row += 1
-        except pyarrow.ArrowInvalid as error:
+        except (pyarrow.ArrowException, OSError) as error:  # damaged pages are an OSError without a file name
             raise ValueError(f"{file} is no readable parquet file: {str(error).splitlines()[0]}") from error
 
 

@@ -33,6 +33,23 @@ MISTAKES = {
     "no value after --cfg": (["train", "--cfg"], "--cfg needs a value"),
     "--cfg with a sweep": (["train", "-m", "seed=1,2", "--cfg", "job"], "--dry-run"),
     "unbalanced quotes": (["train", "data.path='x"], "could not be read"),
+    "a value that needs quotes of its own": (["train", "data.path=~/x"], 'data.path="..."'),
+    "no key before the sign": (["train", "=5"], "key=value"),
+    "dashes before a setting": (["train", "--attention", "gla"], "attention="),
+    "an unknown view of the configuration": (["train", "--cfg", "jobb"], "use one of job, hydra, all"),
+    "a number that is none": (["train", "model.rope_base=nan"], "model.rope_base=nan"),
+    "an infinite number": (["train", "optimizer.learning_rate=1e400"], "learning_rate=inf"),
+    "a reference to a variable that is not set": (["train", "output_dir=${oc.env:RL_EXP_NOT_SET}"], "RL_EXP_NOT_SET"),
+    "a reference to itself": (["train", "seed=${seed}"], "Recursive"),
+    "a setting without a value": (["train", "seed=???"], "seed: Missing"),
+    "a path that no system takes": (
+        ["train", "data=local", "data.path=" + 3000 * "x/"],
+        "... cannot be read: File name too long",
+    ),
+    "a feed-forward of no width": (["train", "model.feed_forward_dim=0"], "model.feed_forward_dim=0"),
+    "a negative rotation base": (["train", "model.rope_base=-1"], "model.rope_base=-1.0"),
+    "a held-out part of more than all": (["train", "data.holdout_fraction=2"], "data.holdout_fraction=2.0"),
+    "a group of Hydra's set like a key": (["train", "hydra.launcher=joblib"], "hydra/launcher=joblib"),
     "a sweep that matches nothing": (["train", "-m", "attention=glob(zz*)"], "matches nothing"),
 }
 
@@ -45,6 +62,27 @@ def test_a_mistake_is_one_message_with_exit_code_2_and_writes_nothing(mistake, r
     assert expected in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+FILES = {
+    "an empty file": ("a.txt", b"", "is empty"),
+    "another encoding": ("a.txt", "é à ".encode("latin-1"), "a.txt is not UTF-8"),
+    "a broken line": ("a.jsonl", b'{"text": "the ox\n', "a.jsonl line 1 is not JSON"),
+    "brackets without end": ("a.jsonl", b'{"text": ' + b"[" * 100_000, "a.jsonl line 1 is not JSON"),
+    "another field": ("a.jsonl", b'{"body": "the ox"}\n', "set data.text_field to one of body"),
+    "bytes that are no parquet": ("a.parquet", b"PAR1" + bytes(20) + b"PAR1", "a.parquet is no readable parquet file"),
+    "another kind of file": ("a.csv", b"text\nthe ox", "not one of .txt, .jsonl, .parquet"),
+}
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_a_text_file_that_cannot_be_read_is_refused_before_a_run_begins(fault, rl_exp, tmp_path):
+    name, content, expected = FILES[fault]
+    (tmp_path / name).write_bytes(content)
+    result = rl_exp("train", "data=local", f"data.path={name}")
+    assert result.exit_code == 2, result.output
+    assert expected in " ".join(result.stderr.split())
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(rl_exp):
