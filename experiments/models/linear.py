@@ -66,11 +66,11 @@ def _product(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
 
 def _takes_onednn(inputs: Tensor) -> bool:
     return (
-        inputs.dtype == torch.float32
+        not torch.compiler.is_compiling()  # first: the compiler must not trace the rest
+        and inputs.dtype == torch.float32
         and inputs.device.type == "cpu"
         and inputs.numel() >= FEWEST_ROWS * inputs.shape[-1]
         and onednn_is_faster()
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
 
