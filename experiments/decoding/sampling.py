@@ -98,26 +98,26 @@ def sample(logits: Tensor, batch: BatchSampling, positions: np.ndarray) -> Sampl
     """Draw one token from every row of `logits` [b, V] fp32; `positions` [b] are the indices of the new tokens."""
     if len(logits) != len(batch):
         raise ValueError(f"logits of {len(logits)} rows do not fit sampling options of {len(batch)}")
-    policy_normaliser = logits.logsumexp(dim=-1)
+    policy = logits.log_softmax(dim=-1)
     allowed = logits
     if (forbidden := batch.forbidden(positions)) is not None:
         allowed = logits.clone()
         allowed[forbidden] = -torch.inf
-    likeliest = allowed.argmax(dim=-1) if batch.any_greedy else None
+    likeliest = allowed.argmax(dim=-1, keepdim=True) if batch.any_greedy else None
     if batch.all_greedy:
         assert likeliest is not None
-        chosen = logits.gather(1, likeliest[:, None])[:, 0]
-        return SampledTokens(likeliest, chosen - policy_normaliser, torch.zeros_like(chosen))
+        chosen = policy.gather(1, likeliest)[:, 0]
+        return SampledTokens(likeliest[:, 0], chosen, torch.zeros_like(chosen))
 
     scaled = allowed if batch.temperatures is None else allowed / batch.temperatures.to(logits.device)
     scaled = filtered(scaled, batch)
-    normaliser = policy_normaliser if scaled is logits else scaled.logsumexp(dim=-1)
-    tokens = _inverse_of_distribution(scaled, normaliser, uniforms(batch.hashed_seeds, positions))
-    sampled = scaled.gather(1, tokens[:, None])[:, 0] - normaliser
+    sampling = policy if scaled is logits else scaled.log_softmax(dim=-1)
+    tokens = _inverse_of_distribution(sampling, uniforms(batch.hashed_seeds, positions))
+    drawn = sampling.gather(1, tokens)
     if likeliest is not None:
-        greedy = batch.greedy.to(logits.device)
-        tokens, sampled = torch.where(greedy, likeliest, tokens), torch.where(greedy, 0.0, sampled)
-    return SampledTokens(tokens, logits.gather(1, tokens[:, None])[:, 0] - policy_normaliser, sampled)
+        greedy = batch.greedy.to(logits.device)[:, None]
+        tokens, drawn = torch.where(greedy, likeliest, tokens), torch.where(greedy, 0.0, drawn)
+    return SampledTokens(tokens[:, 0], policy.gather(1, tokens)[:, 0], drawn[:, 0])
 
 
 def filtered(scaled: Tensor, batch: BatchSampling) -> Tensor:
@@ -151,11 +151,11 @@ def sequence_seed(seed: int, sample: int) -> int:
     return int(_scramble(_scramble(words[:1]) ^ words[1:])[0])
 
 
-def _inverse_of_distribution(scaled: Tensor, normaliser: Tensor, noise: np.ndarray) -> Tensor:
-    """The first token whose cumulative probability passes the noise: never one of probability 0."""
-    cumulative = (scaled - normaliser[:, None]).exp_().cumsum(dim=-1, dtype=torch.float64)
-    border = torch.from_numpy(noise).to(scaled.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, border, right=True)[:, 0].clamp_(max=scaled.shape[1] - 1)
+def _inverse_of_distribution(log_probabilities: Tensor, noise: np.ndarray) -> Tensor:
+    """The first token whose cumulative probability passes the noise, [b, 1]: never one of probability 0."""
+    cumulative = log_probabilities.exp().cumsum(dim=-1, dtype=torch.float64)
+    border = torch.from_numpy(noise).to(cumulative.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, border, right=True).clamp_(max=cumulative.shape[1] - 1)
 
 
 def _nucleus_border(scaled: Tensor, top_p: Tensor) -> Tensor:
@@ -179,4 +179,4 @@ def _scramble(words: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64, a bijection of 64-bit words."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    return np.bitwise_xor(words, words >> np.uint64(31))

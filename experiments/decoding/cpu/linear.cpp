@@ -185,7 +185,8 @@ struct BlockCall {
   double epsilon;
 };
 
-// The block behind its attention: hidden += heads W_o^T, then hidden += W_down (silu(W_gate n) * W_up n), n = norm(hidden).
+// The block behind its attention: hidden += heads W_o^T, then hidden += W_down (silu(W_gate n) * W_up n) where
+// n = norm(hidden).
 EXPORT void rl_exp_finish_block(const BlockCall* call) {
   const BlockCall& c = *call;
   const int64_t size = c.output.outputs, width = c.gate_and_up.outputs / 2;
