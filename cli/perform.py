@@ -36,8 +36,7 @@ def perform(name: str, composed: DictConfig) -> Any:
     identity = run_id(values, config.input_files())
     output_dir = Path(config.output_dir)
     directory = output_dir / name / identity
-    status = read_status(directory)
-    if status is not None and status["state"] == RunState.finished and not config.force:
+    if _is_finished(directory) and not config.force:
         show_finished_before(console, directory)
         show_document(directory)
         return _objective(directory)
@@ -80,10 +79,23 @@ def _tell_failure(console: Console, directory: Path, error: Exception) -> None:
         traceback.print_exception(error)
 
 
+def _is_finished(directory: Path) -> bool:
+    """Whether the results are there; without a readable summary the last checkpoint makes them again."""
+    status = read_status(directory)
+    return status is not None and status["state"] == RunState.finished and _summary(directory) is not None
+
+
+def _summary(directory: Path) -> dict[str, Any] | None:
+    try:
+        summary = read_json(directory / "summary.json")
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
 def _objective(directory: Path) -> Any:
     """What a sweeper such as optuna minimises: `objective` in the summary."""
-    path = directory / "summary.json"
-    return read_json(path).get("objective") if path.exists() else None
+    return (_summary(directory) or {}).get("objective")
 
 
 def _task_overrides() -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from experiments.runs.files import read_json, write_json
 from experiments.runs.identity import content_hash
@@ -33,9 +33,15 @@ def show_plan(command: Command, jobs: list[Job], multirun: bool) -> None:
         print(OmegaConf.to_yaml(OmegaConf.create(plain(job.config))), end="")
         console.print(f"# run {job.run_id}: {_state_of(command, job)}", highlight=False)
         return
-    table = Table("job", "run id", "overrides", "state", title=f"rl-exp {command.name}: {len(jobs)} jobs")
+    table = Table(
+        "job",
+        "run id",
+        Column("what differs", overflow="fold"),
+        "state",
+        title=f"rl-exp {command.name}: {len(jobs)} jobs",
+    )
     for number, job in enumerate(jobs):
-        table.add_row(str(number), job.run_id, escape(" ".join(job.overrides)), _state_of(command, job))
+        table.add_row(str(number), job.run_id, escape(_what_differs(job, jobs)), _state_of(command, job))
     console.print(table)
 
 
@@ -121,13 +127,19 @@ def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path) -> in
     if not failures:
         show_document(sweep_directory)
         return 0
-    table = Table("run id", "overrides", "state", "reason", title=f"{len(failures)} of {len(jobs)} jobs did not finish")
+    title = f"{len(failures)} of {len(jobs)} jobs did not finish"
+    table = Table("run id", Column("what differs", overflow="fold"), "state", "reason", title=title)
     for job, status in failures:
         reason = escape(str(status.get("reason", "")))
-        table.add_row(job.run_id, escape(" ".join(job.overrides)), status["state"], reason)
+        table.add_row(job.run_id, escape(_what_differs(job, jobs)), status["state"], reason)
     console.print(table)
     show_document(sweep_directory)
     return 1
+
+
+def _what_differs(job: Job, jobs: list[Job]) -> str:
+    """The overrides that not all jobs of a sweep have."""
+    return " ".join(text for text in job.overrides if any(text not in other.overrides for other in jobs))
 
 
 def _state_of(command: Command, job: Job) -> str:

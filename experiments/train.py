@@ -263,7 +263,10 @@ def log_evaluation(
         row[f"eval/{name}/loss"] = result.nats_per_token
         row[f"eval/{name}/perplexity"] = result.perplexity
         row[f"eval/{name}/bits_per_byte"] = result.bits_per_byte(held_out.tokens_per_byte)
-    run.log(row, tokens=step * training.tokens_per_step, step=step)
+    tokens = step * training.tokens_per_step
+    run.log(row, tokens=tokens, step=step)
+    shown = ", ".join(f"{name} {row[f'eval/{name}/perplexity']:,.1f}" for name in corpus.held_out)
+    run.console.print(f"{tokens:>12,} tokens  held-out perplexity: {shown}", highlight=False, soft_wrap=True)
     return row
 
 

@@ -44,7 +44,8 @@ class JsonlSink:
         size = self.path.stat().st_size
         if size < position:
             raise ValueError(
-                f"{self.path} is shorter ({size} bytes) than its checkpoint says ({position}): rows were lost"
+                f"{self.path} is shorter ({size} bytes) than its checkpoint says ({position}): rows were lost; "
+                "force=true starts over"
             )
         self._stream.truncate(position)
         self._stream.seek(position)
@@ -109,10 +110,16 @@ class WandbSink:
 
 def choose_wandb_mode(asked: str) -> str:
     """`auto` means WANDB_MODE where it is set, online where the user is logged in, offline elsewhere."""
+    if not os.environ.get("WANDB_MODE"):
+        os.environ.pop("WANDB_MODE", None)  # W&B stumbles over an empty one
     if asked != "auto":
         return asked
-    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        return os.environ["WANDB_MODE"]
+    wanted = os.environ.get("WANDB_MODE")
+    if wanted:
+        wanted = {"run": "online", "dryrun": "offline"}.get(wanted, wanted)  # W&B's older names
+        if wanted not in ("online", "offline", "disabled"):
+            raise ValueError(f"WANDB_MODE={wanted} is none of online, offline, disabled")
+        return wanted
     netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     logged_in = "WANDB_API_KEY" in os.environ
     if not logged_in and netrc.is_file():

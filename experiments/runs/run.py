@@ -25,6 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -183,10 +184,10 @@ class Run:
 
     def start_wandb(self, config: Mapping[str, Any], tracking: Mapping[str, Any], group: str | None) -> None:
         """Open the W&B sink as `tracking` asks; a failure is a warning."""
-        mode = choose_wandb_mode(str(tracking["mode"]))
-        if mode == "disabled":
-            return
         try:
+            mode = choose_wandb_mode(str(tracking["mode"]))
+            if mode == "disabled":
+                return
             self._wandb = WandbSink(
                 self.directory,
                 mode=mode,
@@ -201,7 +202,10 @@ class Run:
             )
         except Exception as error:
             logger.warning("W&B could not start", exc_info=True)
-            self.console.print(f"[yellow]W&B could not start ({error}); metrics.jsonl is written all the same[/]")
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.console.print(
+                f"[yellow]W&B could not start ({escape(reason)}); metrics.jsonl is written all the same[/]"
+            )
 
     def close(self, state: RunState, summary: Mapping[str, Any], **facts: Any) -> None:
         """End the run in `state`: manifest and sinks first, the status last."""
@@ -238,12 +242,16 @@ class RunProgress:
 
 def read_status(directory: Path) -> dict[str, Any] | None:
     """The status of a run directory, or None where there is none; a damaged file counts as `failed`."""
+    path = directory / "status.json"
     try:
-        return dict(read_json(directory / "status.json"))
+        status = read_json(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
         return {"state": RunState.failed, "reason": str(error)}
+    if not isinstance(status, dict) or status.get("state") not in set(RunState):
+        return {"state": RunState.failed, "reason": f"{path} was damaged: it names no state"}
+    return status
 
 
 @contextmanager
@@ -309,9 +317,11 @@ def open_run(
 def _guarded(run: Run) -> Iterator[Run]:
     try:
         yield run
-    except KeyboardInterrupt:
-        logger.info("interrupted")
-        run.close(RunState.interrupted, {}, reason="interrupted by a signal; the same command continues it")
+    except (KeyboardInterrupt, SystemExit) as error:
+        # rich exits when nobody reads its output any more: `rl-exp train ... | head`
+        cause = "a signal" if isinstance(error, KeyboardInterrupt) else "the end of its output"
+        logger.info("interrupted by %s", cause)
+        run.close(RunState.interrupted, {}, reason=f"interrupted by {cause}; the same command continues it")
         raise
     except BaseException as error:
         logger.exception("the run failed")

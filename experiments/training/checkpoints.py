@@ -53,7 +53,7 @@ def load_latest_checkpoint(directory: Path) -> dict[str, Any] | None:
     for path in reversed(list_checkpoints(directory)):
         try:
             return load_checkpoint(path)
-        except (ValueError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # also JSON of another shape
             logger.warning("checkpoint %s cannot be used (%s): trying the one before it", path, error)
     return None
 

@@ -46,6 +46,25 @@ def test_a_finished_run_says_where_its_results_are_and_computes_nothing(rl_exp, 
     assert before == {path: path.stat().st_mtime_ns for path in only_run(tmp_path).rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("damage", [None, "", "[]"])
+def test_a_finished_run_without_a_readable_summary_makes_it_again(damage, rl_exp, tmp_path):
+    words = tiny_training(tmp_path)
+    assert rl_exp("train", *words).exit_code == 0
+    summary = only_run(tmp_path) / "summary.json"
+    before = json.loads(summary.read_text())
+    summary.unlink() if damage is None else summary.write_text(damage)
+    result = rl_exp("train", *words)
+    assert result.exit_code == 0, result.output
+    assert "continuing after step 32" in result.output
+    assert json.loads(summary.read_text())["objective"] == before["objective"]
+
+
+def test_brackets_in_paths_are_shown_as_they_are(rl_exp, tmp_path):
+    result = rl_exp("train", *tiny_training(tmp_path, "output_dir='a [red]b[/x] (1)'"))
+    assert result.exit_code == 0, result.output
+    assert "results   a [red]b[/x] (1)/train/" in result.output
+
+
 def test_the_trained_model_is_a_transformers_model_with_its_tokenizer(rl_exp, tmp_path):
     rl_exp("train", *tiny_training(tmp_path, "attention=gla"))
     folder = only_run(tmp_path) / "model"
@@ -116,6 +135,9 @@ def test_a_sweep_with_a_failing_job_finishes_the_others_and_exits_1(rl_exp, tmp_
     result = rl_exp("train", *words)
     assert result.exit_code == 1
     assert "1 of 2 jobs did not finish" in result.output
+    table = result.output[result.output.index("1 of 2 jobs") :]
+    assert "e30" in table, "a long override is folded and not cut"
+    assert "model=nano" not in table, "what all jobs have says nothing about the failure"
     states = [json.loads(path.read_text())["state"] for path in (tmp_path / "outputs" / "train").glob("*/status.json")]
     assert sorted(states) == ["failed", "finished"]
 

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from experiments.runs.files import read_json, write_text
+from experiments.runs.metrics import choose_wandb_mode
 from experiments.runs.run import RunBusy, RunState, open_run, read_status
 
 QUIET = {"mode": "disabled", "project": "test", "step_name": "step", "group": None, "tags": []}
@@ -163,3 +164,39 @@ def test_a_damaged_status_counts_as_failed_and_is_named(tmp_path):
     (tmp_path / "status.json").write_text('{"state": "runn')
     assert read_status(tmp_path)["state"] == RunState.failed
     assert "status.json" in read_status(tmp_path)["reason"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '{"state": "well"}'])
+def test_a_status_that_names_no_state_counts_as_failed(tmp_path, content):
+    (tmp_path / "status.json").write_text(content)
+    assert read_status(tmp_path)["state"] == RunState.failed
+
+
+def test_a_run_whose_output_nobody_reads_is_interrupted(tmp_path):
+    with pytest.raises(SystemExit), opened(tmp_path) as run:
+        raise SystemExit(1)
+    assert read_status(run.directory)["state"] == RunState.interrupted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "mode"), [("offline", "offline"), ("dryrun", "offline"), ("run", "online"), ("disabled", "disabled")]
+)
+def test_auto_follows_the_mode_of_the_environment(wanted, mode, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", wanted)
+    assert choose_wandb_mode("auto") == mode
+
+
+def test_a_misspelt_wandb_mode_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    console = Console(file=io.StringIO(), width=200)
+    with opened(tmp_path, tracking=QUIET | {"mode": "auto"}, console=console) as run:
+        run.log({"train/loss": 1.0}, tokens=1)
+    assert "WANDB_MODE=ofline is none of online, offline, disabled" in console.file.getvalue()
+    assert len(rows(run.directory)) == 1
+
+
+def test_an_empty_wandb_mode_counts_as_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "")
+    with opened(tmp_path, tracking=QUIET | {"mode": "offline"}) as run:
+        run.log({"train/loss": 1.0}, tokens=1)
+    assert list(run.directory.glob("wandb/offline-run-*"))

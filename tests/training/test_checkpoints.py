@@ -64,3 +64,9 @@ def test_objects_are_refused_rather_than_pickled(tmp_path):
     with pytest.raises(TypeError, match="cannot hold"):
         save_checkpoint(tmp_path, 1, {"thing": object()}, keep=1)
     assert list_checkpoints(tmp_path) == []
+
+
+def test_a_manifest_of_another_shape_is_passed_over(tmp_path):
+    save_checkpoint(tmp_path, 1, state(1), keep=2)
+    (save_checkpoint(tmp_path, 2, state(2), keep=2) / "MANIFEST.json").write_text("{}")
+    assert load_latest_checkpoint(tmp_path)["step"] == 1
