@@ -206,11 +206,15 @@ class _LastOccurrences:
             self.text.append(token)
 
     def continuation(self, count: int) -> list[int]:
-        """Up to `count` tokens that followed the last earlier occurrence of the text's end."""
+        """The `count` tokens that followed the last earlier occurrence of the text's end, if there is one.
+
+        Where they run into the end of the text, the text runs in a circle, and so does the proposal.
+        """
         for length in self.lengths:
             end = self._ends.get(tuple(self.text[-length:])) if length < len(self.text) else None
             if end is not None:
-                return self.text[end : end + count]
+                period = len(self.text) - end
+                return [self.text[end + place % period] for place in range(count)]
         return []
 
 
