@@ -137,7 +137,7 @@ def test_a_sweep_with_a_failing_job_finishes_the_others_and_exits_1(rl_exp, tmp_
     assert "1 of 2 jobs did not finish" in result.output
     table = result.output[result.output.index("1 of 2 jobs") :]
     what_differs = "".join(line.split("│")[2].strip() for line in table.splitlines() if line.startswith("│"))
-    assert what_differs == "optimizer.learning_rate=1e30", "nothing that all jobs have, and nothing cut off"
+    assert what_differs == "optimizer.learning_rate=1e+30", "nothing that all jobs have, and nothing cut off"
     states = [json.loads(path.read_text())["state"] for path in (tmp_path / "outputs" / "train").glob("*/status.json")]
     assert sorted(states) == ["failed", "finished"]
 
