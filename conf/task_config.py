@@ -1,0 +1,39 @@
+"""The schema of `task`: prompts, and a ground truth reward that is a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class TaskKind(Enum):
+    """Which program is the ground truth: see experiments/tasks/."""
+
+    sentiment = "sentiment"
+    constraints = "constraints"
+    reasoning = "reasoning"
+    enumerable = "enumerable"
+    preference = "preference"
+
+
+@dataclass
+class ConstraintsConfig:
+    """Checks of the text, each met or not; the ground truth is their weighted share, or 1 where all are met."""
+
+    names: list[str] = field(default_factory=lambda: ["ends_with_punctuation", "contains_number"])
+    weights: list[float] | None = None  # null: equal
+    binary: bool = True  # ground truth: 1 where all constraints are met, else 0; false: partial credit
+
+
+@dataclass
+class TaskConfig:
+    """One task."""
+
+    kind: TaskKind = TaskKind.sentiment
+    prompts: int = 512  # trained on
+    prompt_tokens: int = 8  # length of a prompt that is cut from the corpus
+    max_new_tokens: int = 24
+    prompt_spread: float = 0.0  # std of a constant per prompt in the ground truth: prompts that are graded apart
+    reward_offset: float = 0.0  # added to every ground truth reward
+    fluency_weight: float = 0.0  # of the reference policy's log-probability per token: against degenerate text
+    constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)

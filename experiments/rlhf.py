@@ -1,0 +1,1 @@
+"""`rl-exp rlhf`: one policy-gradient run."""

@@ -1,0 +1,102 @@
+"""What a task is: prompts, and a ground truth reward that is a program.
+
+A task knows nothing of policies and reward models. It is handed completions as texts and tokens, and answers with
+numbers. Everything a reward model may look at travels in `Outputs`.
+
+Shapes: n completions, in rows; several rows may share a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a policy continues. `facts` is what the ground truth needs to know of it (plain JSON)."""
+
+    index: int  # its place in the task's prompts: names it in files, draws and per-prompt offsets
+    text: str
+    tokens: tuple[int, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Completions in rows, with what rewards may look at.
+
+    `parts` are the components of the ground truth, each [n], by name: `constraint/<name>` is 1.0 where that constraint
+    is met, `sentiment` the lexicon's score. Rewards with partial credit are made of them.
+    """
+
+    prompts: tuple[Prompt, ...]  # [n] of each row
+    texts: tuple[str, ...]  # [n] the continuation without special tokens
+    tokens: tuple[tuple[int, ...], ...]  # [n] the continuation's tokens, the stop token included where it came
+    finished: NDArray[np.bool_]  # [n] whether a stop token came
+    ground_truth: Floats  # [n]
+    parts: Mapping[str, Floats] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Outputs:
+        """Some of the rows, in the order given."""
+        index = np.asarray(rows, dtype=np.intp)
+        return replace(
+            self,
+            prompts=tuple(self.prompts[i] for i in index),
+            texts=tuple(self.texts[i] for i in index),
+            tokens=tuple(self.tokens[i] for i in index),
+            finished=self.finished[index],
+            ground_truth=self.ground_truth[index],
+            parts={name: values[index] for name, values in self.parts.items()},
+        )
+
+
+class Task(Protocol):
+    """Prompts and a ground truth. Made by the functions `prepare_<task>` of this folder."""
+
+    name: str
+    prompts: Sequence[Prompt]  # trained on
+    max_new_tokens: int
+    stop_tokens: tuple[int, ...]
+
+    def recipe(self) -> dict[str, Any]:
+        """All that decides prompts and ground truth, as plain JSON: names the artifacts that are made with it."""
+
+    def score(
+        self, prompts: Sequence[Prompt], texts: Sequence[str], tokens: Sequence[Sequence[int]]
+    ) -> tuple[Floats, dict[str, Floats]]:
+        """Ground truth [n] and its parts, finite; row i is a continuation of prompts[i]."""
+
+
+def outputs_of(
+    task: Task,
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    tokens: Sequence[Sequence[int]],
+    finished: Sequence[bool],
+) -> Outputs:
+    """Score completions on the task's ground truth. ValueError where a scorer returns another length or no numbers."""
+    ground_truth, parts = task.score(prompts, texts, tokens)
+    for name, values in {"ground truth": ground_truth, **parts}.items():
+        if values.shape != (len(texts),) or not np.isfinite(values).all():
+            raise ValueError(
+                f"task {task.name}: {name} has shape {values.shape} for {len(texts)} completions, "
+                f"{int((~np.isfinite(values)).sum())} of them no finite number"
+            )
+    return Outputs(
+        prompts=tuple(prompts),
+        texts=tuple(texts),
+        tokens=tuple(tuple(row) for row in tokens),
+        finished=np.asarray(finished, dtype=np.bool_),
+        ground_truth=ground_truth,
+        parts=parts,
+    )
