@@ -1,0 +1,165 @@
+"""Rollouts: completions of prompts, drawn from a policy and kept with their exact log-probabilities.
+
+Shapes: n completions in rows, a prompt's samples beside each other; P prompts, N samples per prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from experiments.decoding.engine import DecodeEngine, FinishReason, Request
+from experiments.decoding.sampling import SamplingOptions, sequence_seed
+from experiments.models.transformer import RlExpForCausalLM
+from experiments.tasks.task import Outputs, Prompt, Task, outputs_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MOST_SEQUENCES = 64  # that decode at once: enough to feed the processor, few enough to stay in its cache
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Completions as the policy drew them."""
+
+    prompts: tuple[Prompt, ...]  # [n]
+    tokens: tuple[tuple[int, ...], ...]  # [n] the stop token included where it came
+    log_probabilities: tuple[tuple[float, ...], ...]  # [n] of each token under the pure policy (temperature 1)
+    finished: NDArray[np.bool_]  # [n] whether a stop token came
+    texts: tuple[str, ...]  # [n] without special tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each completion, [n]."""
+        return np.array([len(row) for row in self.tokens], dtype=np.int64)
+
+    @property
+    def sequence_log_probabilities(self) -> NDArray[np.float64]:
+        """Log-probability of each completion, [n]."""
+        return np.array([sum(row) for row in self.log_probabilities], dtype=np.float64)
+
+    def outputs(self, task: Task) -> Outputs:
+        """Scored on the task's ground truth."""
+        return outputs_of(task, self.prompts, self.texts, self.tokens, self.finished.tolist())
+
+
+class RolloutSampler(Protocol):
+    """Draws completions from a policy."""
+
+    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
+        """`samples` completions of every prompt, a prompt's beside each other. Equal seeds draw equal noise."""
+
+
+class EngineSampler:
+    """Samples from one of our models through the decode engine, whose weights it refreshes before every call."""
+
+    def __init__(
+        self,
+        model: RlExpForCausalLM,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        longest_prompt: int,
+        max_new_tokens: int,
+        stop_tokens: Sequence[int],
+        batch_size: int = MOST_SEQUENCES,
+    ) -> None:
+        self.tokenizer, self.max_new_tokens, self.stop_tokens = tokenizer, max_new_tokens, tuple(stop_tokens)
+        self.engine = DecodeEngine(model, batch_size=batch_size, max_length=longest_prompt + max_new_tokens)
+
+    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
+        self.engine.refresh()
+        sampling = SamplingOptions(temperature=temperature)
+        requests = [
+            Request(
+                prompt=prompt.tokens,
+                max_new_tokens=self.max_new_tokens,
+                sampling=sampling,
+                seed=sequence_seed(seed, 1 + prompt.index),
+                stop_tokens=self.stop_tokens,
+                samples_per_prompt=samples,
+            )
+            for prompt in prompts
+        ]
+        completions = self.engine.generate(requests)
+        tokens = tuple(completion.tokens for completion in completions)
+        return Rollouts(
+            prompts=tuple(prompt for prompt in prompts for _ in range(samples)),
+            tokens=tokens,
+            log_probabilities=tuple(completion.policy_log_probabilities for completion in completions),
+            finished=np.array([completion.finish_reason is FinishReason.stop for completion in completions]),
+            texts=tuple(self.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)),
+        )
+
+
+class GenerateSampler:
+    """Samples from any causal language model of transformers through its own `generate`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_new_tokens: int,
+        stop_tokens: Sequence[int],
+        batch_size: int = 16,
+    ) -> None:
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.max_new_tokens, self.stop_tokens = max_new_tokens, list(stop_tokens)
+
+    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
+        from transformers import GenerationConfig
+
+        from experiments.training.log_probabilities import token_log_probabilities
+
+        device = self.model.device
+        padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_tokens[0]
+        # Every field is given: what a model's own generation_config says (top_k, top_p) must not leak in.
+        settings = GenerationConfig(
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=self.stop_tokens,
+            pad_token_id=padding,
+        )
+        rows = [prompt for prompt in prompts for _ in range(samples)]
+        tokens: list[tuple[int, ...]] = []
+        with torch.random.fork_rng(), torch.no_grad():  # generate() draws from the global stream only
+            for start in range(0, len(rows), self.batch_size):
+                batch = rows[start : start + self.batch_size]
+                torch.manual_seed(sequence_seed(seed, 1 + start))
+                width = max(len(prompt.tokens) for prompt in batch)
+                inputs = torch.full((len(batch), width), padding, device=device)
+                mask = torch.zeros_like(inputs)
+                for row, prompt in enumerate(batch):
+                    inputs[row, width - len(prompt.tokens) :] = torch.tensor(prompt.tokens, device=device)
+                    mask[row, width - len(prompt.tokens) :] = 1
+                drawn = self.model.generate(inputs, attention_mask=mask, generation_config=settings)
+                tokens += [self._until_stop(row[width:].tolist()) for row in drawn]
+        with torch.no_grad():
+            scored = token_log_probabilities(self.model, [prompt.tokens for prompt in rows], tokens)
+        return Rollouts(
+            prompts=tuple(rows),
+            tokens=tuple(tokens),
+            log_probabilities=tuple(
+                tuple(values[: len(row)].tolist()) for values, row in zip(scored, tokens, strict=True)
+            ),
+            finished=np.array([row[-1] in self.stop_tokens for row in tokens]),
+            texts=tuple(self.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)),
+        )
+
+    def _until_stop(self, row: list[int]) -> tuple[int, ...]:
+        for place, token in enumerate(row):
+            if token in self.stop_tokens:
+                return tuple(row[: place + 1])
+        return tuple(row)
