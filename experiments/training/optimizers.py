@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
+from experiments.training.muon import Muon
+
 
 class OptimizerGroup:
     """One or more torch optimizers that step together, with one state: AdamW alone, or Muon beside AdamW."""
@@ -86,7 +88,7 @@ def build_optimizer(
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if name == "muon":
         # Scaled so that an update has AdamW's root mean square: one learning rate then suits matrices of any shape.
-        muon = torch.optim.Muon(
+        muon = Muon(
             hidden,
             lr=muon_learning_rate,
             momentum=muon_momentum,
