@@ -11,7 +11,7 @@ CONF_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
 
 def group_options(command: str) -> dict[str, list[str]]:
     """The config groups that a command's defaults list names, each with its options."""
-    text = (CONF_DIRECTORY / f"{command}.yaml").read_text(encoding="utf-8")
+    text = _config_file(command).read_text(encoding="utf-8")
     groups = {}
     for path in sorted(entry for entry in CONF_DIRECTORY.iterdir() if entry.is_dir()):
         options = sorted(file.stem for file in path.glob("*.yaml"))
@@ -26,7 +26,7 @@ def complete_override(ctx: typer.Context, incomplete: str) -> list[str]:
     bash breaks words at `=`: there a group's name and the sign are words of their own before `incomplete`.
     """
     command = ctx.info_name or ""
-    if not (CONF_DIRECTORY / f"{command}.yaml").exists():
+    if not _config_file(command).exists():
         return []
     groups = group_options(command)
     before = [word for word in ctx.params.get("overrides") or [] if word != "="]
@@ -36,6 +36,13 @@ def complete_override(ctx: typer.Context, incomplete: str) -> list[str]:
     if sign:
         return [f"{key}={option}" for option in groups.get(key, []) if option.startswith(start)]
     return [name for name in [*(f"{group}=" for group in groups), *setting_keys(command)] if name.startswith(key)]
+
+
+def _config_file(command: str) -> Path:
+    from conf.commands import COMMANDS
+
+    name = COMMANDS[command].config_name if command in COMMANDS else command
+    return CONF_DIRECTORY / f"{name}.yaml"
 
 
 def setting_keys(command: str) -> list[str]:

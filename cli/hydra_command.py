@@ -145,7 +145,7 @@ def _run(
         fail("interrupted; the same command continues where it stopped", code=130)
     if sweep_directory is not None:
         raise typer.Exit(finish_sweep(command, jobs, sweep_directory))
-    status = read_status(output_dir / command.name / jobs[0].run_id) or {}
+    status = read_status(output_dir / command.experiment / jobs[0].run_id) or {}
     if status.get("state") == RunState.interrupted:
         raise typer.Exit(130)
     raise typer.Exit(0 if status.get("state") == RunState.finished else 1)
@@ -161,6 +161,6 @@ def _call_hydra(command: Command, task: Callable[[DictConfig], Any], flags: list
     GlobalHydra.instance().clear()
     words, sys.argv = sys.argv, [f"rl-exp {command.name}", *flags, *overrides]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF_DIRECTORY), config_name=command.name)(task)()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIRECTORY), config_name=command.config_name)(task)()
     finally:
         sys.argv = words

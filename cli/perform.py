@@ -35,7 +35,7 @@ def perform(name: str, composed: DictConfig) -> Any:
     values = plain(composed)
     identity = run_id(values, config.input_files())
     output_dir = Path(config.output_dir)
-    directory = output_dir / name / identity
+    directory = output_dir / command.experiment / identity
     if _is_finished(directory) and not config.force:
         show_finished_before(console, directory)
         show_document(directory)
@@ -45,7 +45,7 @@ def perform(name: str, composed: DictConfig) -> Any:
     try:
         with open_run(
             output_dir=output_dir,
-            experiment=name,
+            experiment=command.experiment,
             run_id=identity,
             seed=config.seed,
             config=values,
@@ -57,7 +57,7 @@ def perform(name: str, composed: DictConfig) -> Any:
             console=console,
         ) as run:
             show_start(run, _task_overrides())
-            function = getattr(importlib.import_module(f"experiments.{name}"), name)
+            function = getattr(importlib.import_module(f"experiments.{command.experiment}"), command.experiment)
             summary = function(config, run)
             run.write_json("summary.json", summary)
         show_end(console, directory)
@@ -111,7 +111,7 @@ def _sweep_name() -> str | None:
 
 def summarise(command: Command, directories: list[Path], sweep_directory: Path, console: Console) -> None:
     """The experiment's own comparison of a sweep's finished runs, where it has one."""
-    module = importlib.import_module(f"experiments.{command.name}")
+    module = importlib.import_module(f"experiments.{command.comparison}")
     compare = getattr(module, "compare", None)
     if compare is not None and directories:
         compare(directories, sweep_directory, console)

@@ -49,7 +49,7 @@ def show_start(run: Run, overrides: list[str]) -> None:
     """The first screen: id, what differs from the defaults, where output goes."""
     console = run.console
     again = f" (attempt {run.attempt})" if run.attempt > 1 else ""
-    console.rule(f"rl-exp {run.experiment} · run {run.id}{again}")
+    console.rule(f"rl-exp {run.experiment.replace('_', '-')} · run {run.id}{again}")
     console.print(f"[bold]settings[/]  {escape('  '.join(overrides)) or 'all defaults'}", highlight=False)
     console.print(f"[bold]output[/]    {escape(str(run.directory))}", highlight=False, soft_wrap=True)
 
@@ -97,6 +97,7 @@ def start_sweep(command: Command, jobs: list[Job], overrides: list[str]) -> Path
     directory = Path(jobs[0].config.output_dir) / "sweeps" / name
     record = {
         "command": command.name,
+        "experiment": command.experiment,
         "overrides": overrides,
         "started": now(),
         "jobs": [{"run_id": job.run_id, "overrides": list(job.overrides)} for job in jobs],
@@ -118,7 +119,7 @@ def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path) -> in
     from cli.perform import summarise
 
     console = Console()
-    runs = Path(jobs[0].config.output_dir) / command.name
+    runs = Path(jobs[0].config.output_dir) / command.experiment
     states = [(job, read_status(runs / job.run_id) or {"state": "not started"}) for job in jobs]
     finished = [runs / job.run_id for job, status in states if status["state"] == RunState.finished]
     summarise(command, list(dict.fromkeys(finished)), sweep_directory, console)
@@ -143,6 +144,6 @@ def _what_differs(job: Job, jobs: list[Job]) -> str:
 
 
 def _state_of(command: Command, job: Job) -> str:
-    directory = Path(job.config.output_dir) / command.name / job.run_id
+    directory = Path(job.config.output_dir) / command.experiment / job.run_id
     status = read_status(directory)
     return "new" if status is None else str(status["state"])

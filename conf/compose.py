@@ -195,7 +195,7 @@ def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> 
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF_DIRECTORY), version_base="1.3"):
-            return compose(config_name=command.name, overrides=overrides, return_hydra_config=hydra)
+            return compose(config_name=command.config_name, overrides=overrides, return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
 

@@ -33,7 +33,8 @@ def publish(result: Path, destination: Path) -> list[Path]:
     """Copy the small files of a run or sweep directory. ValueError where it is neither, or is not finished."""
     if (result / "sweep.json").is_file():
         sweep = read_json(result / "sweep.json")
-        runs = [result.parent.parent / sweep["command"] / job["run_id"] for job in sweep["jobs"]]
+        folder = result.parent.parent / sweep.get("experiment", sweep["command"])
+        runs = [folder / job["run_id"] for job in sweep["jobs"]]
         made_by: dict[str, Any] = {"command": ["rl-exp", sweep["command"], "-m", *sweep["overrides"]]}
     elif (result / "manifest.json").is_file():
         runs, made_by = [result], {}
