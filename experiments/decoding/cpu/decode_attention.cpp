@@ -109,6 +109,7 @@ class Worker {
   int64_t packed_sequence_ = -1;
   const float* tile_;     // this tile's rows as fp32, padded to whole vectors
   int64_t tile_stride_;   // elements from row to row
+  int64_t requests_count_ = -1, requests_;  // what requests() found last
   Ahead ahead_;           // what of the next tile to ask for
 
   const char* row_at(int64_t sequence, int64_t token) const {
@@ -134,7 +135,7 @@ class Worker {
     for (int64_t g = 0; g < p_.cached_heads; ++g)
       for (int64_t start = 0, block; start < plan_.group_rows; start += block) {
         block = next_block(plan_.group_rows - start);
-        const int64_t repeat = std::max<int64_t>(1, kWidth / block);
+        const int64_t repeat = packed_repeat(block);
         for (int64_t m = start; m < start + block; ++m) {
           const float* query = queries + (m / group * p_.query_heads + g * group + m % group) * plan_.key_dim;
           float* out = packed + (m - start) * repeat;
@@ -203,19 +204,23 @@ class Worker {
   }
 
   // How often the kernels will ask during a tile of `count` rows.
-  int64_t requests(int64_t count) const {
+  int64_t requests(int64_t count) {
+    if (count == requests_count_) return requests_;
     int64_t total = 0;
     if (plan_.by_row) total = count * plan_.packed_row / kWidth * Ahead::requests(1) / 8;
     for (int64_t start = plan_.by_row ? plan_.group_rows : 0, block; start < plan_.group_rows; start += block) {
       block = next_block(plan_.group_rows - start);
-      const int64_t calls = (count + kRows - 1) / kRows * (block > kWidth ? kRows / kDoubleRows : 1);
-      const int64_t repeat = std::max<int64_t>(1, kWidth / block);
-      total += calls * plan_.packed_row / repeat * Ahead::requests(static_cast<int>(block));
+      const bool narrow = kNarrow && block <= 4;
+      const int64_t rows = block > kWidth ? kDoubleRows : narrow ? kNarrowSums / std::max<int64_t>(block, 2) : kRows;
+      const int64_t calls = (count + rows - 1) / rows;
+      const int n = static_cast<int>(block);
+      total += calls * plan_.packed_row / packed_repeat(block) * (narrow ? Ahead::narrow_requests(n) : Ahead::requests(n));
     }
     for_value_blocks([&](int64_t, int64_t m) {
       for_value_vectors([&](int64_t, int64_t) { total += count * Ahead::requests(static_cast<int>(m)); });
     });
-    return total * p_.cached_heads;
+    requests_count_ = count;
+    return requests_ = std::max<int64_t>(1, total * p_.cached_heads);
   }
 
   // Rows past `count`, up to the kernel's block, hold an earlier tile's values: scored, and never looked at.
@@ -232,34 +237,72 @@ class Worker {
     for (int64_t g = 0; g < p_.cached_heads; ++g) {
       for (int64_t start = 0, block; start < plan_.group_rows; start += block) {
         block = next_block(plan_.group_rows - start);
-        for (int64_t t = 0; t < count; t += kRows)
-          score_rows(block, tile_ + t * tile_stride_, g, queries, scores_ + t * plan_.rows + g * plan_.group_rows + start);
+        float* scores = scores_ + g * plan_.group_rows + start;
+        if (block > kWidth) {
+          score_double_rows(round_up(count, kRows), g, queries, scores);
+        } else {
+          score_single_rows(block, count, g, queries, scores);
+        }
         queries += block * plan_.packed_row;
       }
     }
   }
 
-  void score_rows(int64_t block, const float* rows, int64_t g, const float* queries, float* scores) {
-    const Segment* segments = plan_.segments;
-    const int n = static_cast<int>(p_.n_segments);
-    const int64_t stride = plan_.rows, apart = tile_stride_;
-    if (block == 2 * kWidth) {
-      for (int i = 0; i < kRows; i += kDoubleRows)
-        score_double_block<kDoubleRows>(rows + i * apart, apart, segments, n, g, queries, scores + i * stride, stride, ahead_);
-      return;
-    }
-    switch (block) {
-      case 1: return score_block<1>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
-      case 2: return score_block<2>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
-      case 4: return score_block<4>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
-#if defined(__AVX__) || defined(__AVX512F__)
-      case 8: return score_block<8>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
-#endif
-#if defined(__AVX512F__)
-      case 16: return score_block<16>(rows, apart, segments, n, g, queries, scores, stride, ahead_);
-#endif
-    }
+  // `count` is a multiple of kRows, so even: what sixes leave over are fours and twos.
+  void score_double_rows(int64_t count, int64_t g, const float* queries, float* scores) {
+    int64_t t = 0;
+    for (; t + kDoubleRows <= count; t += kDoubleRows) score_double<kDoubleRows>(t, g, queries, scores);
+    for (; t + 4 <= count; t += 4) score_double<4>(t, g, queries, scores);
+    for (; t < count; t += 2) score_double<2>(t, g, queries, scores);
   }
+
+  template <int kCount>
+  void score_double(int64_t t, int64_t g, const float* queries, float* scores) {
+    score_double_block<kCount>(tile_ + t * tile_stride_, tile_stride_, plan_.segments, n_segments(), g, queries,
+                               scores + t * plan_.rows, plan_.rows, ahead_);
+  }
+
+  void score_single_rows(int64_t block, int64_t count, int64_t g, const float* queries, float* scores) {
+#if defined(__AVX__) && !defined(__AVX512F__)
+    switch (block) {
+      case 1: return score_narrow_rows<1>(count, g, queries, scores);
+      case 2: return score_narrow_rows<2>(count, g, queries, scores);
+      case 3: return score_narrow_rows<3>(count, g, queries, scores);
+      default: return score_narrow_rows<4>(count, g, queries, scores);
+    }
+#else
+    switch (block) {
+      case 1: return score_single<1>(count, g, queries, scores);
+      case 2: return score_single<2>(count, g, queries, scores);
+      case 4: return score_single<4>(count, g, queries, scores);
+#if defined(__AVX512F__)
+      case 8: return score_single<8>(count, g, queries, scores);
+      case 16: return score_single<16>(count, g, queries, scores);
+#endif
+    }
+#endif
+  }
+
+#if defined(__AVX__) && !defined(__AVX512F__)
+  template <int kQueries>
+  void score_narrow_rows(int64_t count, int64_t g, const float* queries, float* scores) {
+    constexpr int kCount = kNarrowSums / (kQueries > 2 ? kQueries : 2);
+    const int64_t done = score_narrow<kQueries, kCount>(tile_, tile_stride_, count, plan_.segments, n_segments(), g,
+                                                        queries, scores, plan_.rows, ahead_);
+    if (done < count)
+      score_narrow<kQueries, 1>(tile_ + done * tile_stride_, tile_stride_, count - done, plan_.segments, n_segments(), g,
+                                queries, scores + done * plan_.rows, plan_.rows, ahead_);
+  }
+#else
+  template <int kBlock>
+  void score_single(int64_t count, int64_t g, const float* queries, float* scores) {
+    for (int64_t t = 0; t < count; t += kRows)
+      score_block<kBlock>(tile_ + t * tile_stride_, tile_stride_, plan_.segments, n_segments(), g, queries,
+                          scores + t * plan_.rows, plan_.rows, ahead_);
+  }
+#endif
+
+  int n_segments() const { return static_cast<int>(p_.n_segments); }
 
   // Query token t of a sequence of length n sits at n - query_length + t and sees nothing behind itself.
   void hide_future(const Tile& tile, int64_t length) {
@@ -317,12 +360,14 @@ class Worker {
   // A value's vectors in blocks that fit the registers: (first element, vectors).
   template <typename Visit>
   void for_value_vectors(Visit visit) const {
+    const int64_t blocks = (plan_.group_rows + kValueRows - 1) / kValueRows;
+    const int64_t m = (plan_.group_rows + blocks - 1) / blocks;  // query rows of the largest block
+    int64_t most = kRegisters >= 32 || m <= 3 ? 4 : m == 4 ? 3 : 2;
     // A row of MHA as it lies in memory: short blocks, so that memory is asked more often (measured: 15 % faster).
-    const bool wide = plan_.by_row ? !plan_.direct : kRegisters >= 32 || plan_.group_rows <= 2;
-    const int64_t most = wide ? 4 : 2;
+    if (plan_.by_row) most = plan_.direct ? 2 : 4;
     for (int64_t d = 0, vectors; d < plan_.padded_value; d += vectors * kWidth) {
       const int64_t left = (plan_.padded_value - d) / kWidth;
-      vectors = left >= most ? most : left >= 2 ? 2 : 1;
+      vectors = most == 3 && left == 4 ? 2 : left >= most ? most : left >= 2 ? 2 : 1;  // 4 as 2 + 2, not 3 + 1
       visit(d, vectors);
     }
   }
@@ -353,6 +398,8 @@ class Worker {
                      float* sums) {
     const int64_t stride = plan_.rows, output_stride = plan_.padded_value;
     if (vectors == 4) return value_block<kM, 4>(values, tile_stride_, count, weights, stride, decay, sums, output_stride, ahead_);
+    if constexpr (kM == 4)
+      if (vectors == 3) return value_block<kM, 3>(values, tile_stride_, count, weights, stride, decay, sums, output_stride, ahead_);
     if (vectors == 2) return value_block<kM, 2>(values, tile_stride_, count, weights, stride, decay, sums, output_stride, ahead_);
     value_block<kM, 1>(values, tile_stride_, count, weights, stride, decay, sums, output_stride, ahead_);
   }

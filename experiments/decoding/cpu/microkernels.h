@@ -11,7 +11,15 @@
 
 // Cache rows of one score kernel: as many accumulators as the registers hold.
 constexpr int kRows = kRegisters >= 32 ? 16 : 8;
-constexpr int kDoubleRows = kRows / 2;
+// Of the one with two vectors of query rows: with sixteen registers twelve sums leave room for what they are made of.
+constexpr int kDoubleRows = kRegisters >= 32 ? 8 : 6;
+// Whether groups of less than 2 * kWidth query rows take `score_narrow`.
+#if defined(__AVX__) && !defined(__AVX512F__)
+constexpr bool kNarrow = true;
+#else
+constexpr bool kNarrow = false;
+#endif
+constexpr int kNarrowSums = 12;
 
 #define KERNEL static __attribute__((noinline))  // inlined, kernels would fight their caller for registers
 
@@ -52,7 +60,9 @@ struct Ahead {
   int64_t step;
 
   // Kernels that do little arithmetic per cached byte must ask for more bytes per step.
-  static constexpr int requests(int query_rows) { return query_rows == 1 ? 8 : query_rows <= 4 ? 4 : 1; }
+  static constexpr int requests(int query_rows) { return query_rows == 1 ? 8 : query_rows <= 4 ? (kNarrow ? 1 : 4) : 1; }
+
+  static constexpr int narrow_requests(int queries) { return queries == 1 ? 4 : 2; }
 
   template <int kAhead>
   inline __attribute__((always_inline)) void ask() {
@@ -67,12 +77,12 @@ struct Ahead {
 // Row i of a tile, from every fourth row's address and the stride: few enough address registers for the compiler.
 template <int kCount>
 struct RowAddresses {
-  const float* fourth[kCount / 4];
+  const float* fourth[(kCount + 3) / 4];
   int64_t stride, stride3;
 
   RowAddresses(const float* tile, int64_t row_stride) : stride(row_stride), stride3(3 * row_stride) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount / 4; ++i) fourth[i] = tile + 4 * i * row_stride;
+    for (int i = 0; i < (kCount + 3) / 4; ++i) fourth[i] = tile + 4 * i * row_stride;
   }
   const float* operator[](int i) const {
     const float* row = fourth[i / 4];
@@ -80,7 +90,7 @@ struct RowAddresses {
   }
   void advance(int64_t elements) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount / 4; ++i) fourth[i] += elements;
+    for (int i = 0; i < (kCount + 3) / 4; ++i) fourth[i] += elements;
   }
 };
 
@@ -94,7 +104,8 @@ KERNEL void score_block(const float* tile, int64_t tile_stride, const Segment* s
   for (int s = 0; s < n_segments; ++s) {
     RowAddresses<kRows> rows(tile + segments[s].offset + head * segments[s].head_stride, tile_stride);
     for (int64_t steps = segments[s].width / kRepeat; steps > 0; --steps) {
-      const Vec q = load(queries);
+      Vec q = load(queries);
+      hold(q);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) sums[i] += q * load_repeated<kRepeat>(rows[i]);
       ahead.ask<Ahead::requests(kBlock)>();
@@ -123,6 +134,55 @@ KERNEL void score_eight_heads(const float* row, int64_t width, const float* quer
   ahead_of_all = ahead;
 }
 
+#if defined(__AVX__) && !defined(__AVX512F__)
+// kQueries <= 4 query rows times kCount tile rows at a time; lanes run along the row. With sixteen registers this takes
+// fewer loads per multiply-add than broadcasts would, and any number of query rows fills its lanes. `queries` holds a
+// vector of each query row side by side, then the next ones. Returns how many of `count` rows were done: the multiple
+// of kCount in it.
+template <int kQueries, int kCount>
+KERNEL int64_t score_narrow(const float* tile, int64_t tile_stride, int64_t count, const Segment* segments,
+                            int n_segments, int64_t head, const float* queries, float* scores, int64_t stride,
+                            Ahead& ahead_of_all) {
+  Ahead ahead = ahead_of_all;
+  int64_t t = 0;
+  for (; t + kCount <= count; t += kCount, tile += kCount * tile_stride, scores += kCount * stride) {
+    Vec sums[kCount][kQueries] = {};
+    const float* query = queries;
+    for (int s = 0; s < n_segments; ++s) {
+      RowAddresses<kCount> rows(tile + segments[s].offset + head * segments[s].head_stride, tile_stride);
+      for (int64_t steps = segments[s].width / kWidth; steps > 0; --steps) {
+        // The fewer of the two stay in registers.
+        constexpr bool kKeepQueries = kQueries <= kCount;
+        constexpr int kKept = kKeepQueries ? kQueries : kCount, kOthers = kKeepQueries ? kCount : kQueries;
+        Vec kept[kKept];
+#pragma GCC unroll 8
+        for (int i = 0; i < kKept; ++i) kept[i] = load(kKeepQueries ? query + i * kWidth : rows[i]), hold(kept[i]);
+        ahead.ask<Ahead::narrow_requests(kQueries)>();
+#pragma GCC unroll 8
+        for (int j = 0; j < kOthers; ++j) {
+          Vec other = load(kKeepQueries ? rows[j] : query + j * kWidth);
+          hold(other);
+#pragma GCC unroll 8
+          for (int i = 0; i < kKept; ++i) sums[kKeepQueries ? j : i][kKeepQueries ? i : j] += kept[i] * other;
+        }
+        rows.advance(kWidth);
+        query += kQueries * kWidth;
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) {
+      const Vec none = {};
+      const __m128 row = sum_each(sums[i][0], kQueries > 1 ? sums[i][kQueries > 1 ? 1 : 0] : none,
+                                  kQueries > 2 ? sums[i][kQueries > 2 ? 2 : 0] : none,
+                                  kQueries > 3 ? sums[i][kQueries > 3 ? 3 : 0] : none);
+      std::memcpy(scores + i * stride, &row, kQueries * sizeof(float));
+    }
+  }
+  ahead_of_all = ahead;
+  return t;
+}
+#endif
+
 // 2 * kWidth query rows at a time: a cache element's broadcast serves two vectors.
 template <int kTileRows>
 KERNEL void score_double_block(const float* tile, int64_t tile_stride, const Segment* segments, int n_segments,
@@ -133,10 +193,12 @@ KERNEL void score_double_block(const float* tile, int64_t tile_stride, const Seg
   for (int s = 0; s < n_segments; ++s) {
     RowAddresses<kTileRows> rows(tile + segments[s].offset + head * segments[s].head_stride, tile_stride);
     for (int64_t steps = segments[s].width; steps > 0; --steps) {
-      const Vec q_low = load(queries), q_high = load(queries + kWidth);
+      Vec q_low = load(queries), q_high = load(queries + kWidth);
+      hold(q_low), hold(q_high);
 #pragma GCC unroll 16
       for (int i = 0; i < kTileRows; ++i) {
-        const Vec x = splat(*rows[i]);
+        Vec x = splat(*rows[i]);
+        hold(x);
         low[i] += q_low * x;
         high[i] += q_high * x;
       }
@@ -166,11 +228,12 @@ KERNEL void value_block(const float* values, int64_t tile_stride, int64_t count,
   for (int64_t t = 0; t < count; ++t, weights += stride, values += tile_stride) {
     Vec x[kN];
 #pragma GCC unroll 8
-    for (int n = 0; n < kN; ++n) x[n] = load(values + n * kWidth);
+    for (int n = 0; n < kN; ++n) x[n] = load(values + n * kWidth), hold(x[n]);
     ahead.ask<Ahead::requests(kM)>();
 #pragma GCC unroll 8
     for (int m = 0; m < kM; ++m) {
-      const Vec weight = splat(weights[m]);
+      Vec weight = splat(weights[m]);
+      hold(weight);
 #pragma GCC unroll 8
       for (int n = 0; n < kN; ++n) sums[m][n] += weight * x[n];
     }

@@ -28,8 +28,10 @@ struct Problem {
 namespace {
 
 constexpr float kFloor = -std::numeric_limits<float>::max();  // a running maximum that has seen nothing
-constexpr int64_t kTileBytes = 32 * 1024;  // of fp32 rows: about a first-level cache; larger ones are no faster
-constexpr int64_t kMaxTileRows = 64;
+// Of fp32 rows. With few query rows memory is the limit, and a tile that stays in the first-level cache is best; with
+// many it is arithmetic, and the more rows a visit to the queries and sums serves, the better (measured: 1.4 times).
+constexpr int64_t kTileBytes = 32 * 1024, kWideTileBytes = kNarrow ? 192 * 1024 : kTileBytes;
+constexpr int64_t kMaxTileRows = 64, kMaxWideTileRows = kNarrow ? 96 : kMaxTileRows;
 constexpr int64_t kValueParts = 4;  // rows of a part of a tile where values are used once
 constexpr int64_t kValueRows = 6;   // the largest block of the value kernel
 constexpr float kHidden = -std::numeric_limits<float>::infinity();
@@ -86,8 +88,10 @@ struct Plan {
     padded_value = round_up(value_dim, kWidth);
     value_offset = offsets[p.value_state];
     value_stride = state_tile_dims[p.value_state];
-    const int64_t unit = by_row ? kValueParts : kRows;
-    tile_rows = std::clamp(kTileBytes / (tile_elements * 4) / unit * unit, unit, kMaxTileRows);
+    const bool wide = group_rows >= 2 * kWidth;
+    const int64_t unit = by_row ? kValueParts : kNarrow ? 24 : kRows;  // 24: threes, fours, sixes and eights fit
+    tile_rows = std::clamp((wide ? kWideTileBytes : kTileBytes) / (tile_elements * 4) / unit * unit, unit,
+                           wide ? kMaxWideTileRows : kMaxTileRows / unit * unit);
   }
 
   // Tokens per chunk of a sequence: about 16 chunks, within bounds that keep merging and idle threads cheap.
@@ -103,11 +107,15 @@ struct Chunk {
   bool whole;  // the sequence's only chunk
 };
 
-// Query blocks of the score kernel: powers of two that add up to the group's rows, widest first.
+// Query blocks of the score kernel, widest first: powers of two, or where kNarrow 2 * kWidth, then at most four.
 int64_t next_block(int64_t rows_left) {
+  if (kNarrow && rows_left < 2 * kWidth) return rows_left <= 3 ? rows_left : rows_left <= 6 && rows_left != 4 ? 3 : 4;
   int64_t block = 2 * kWidth;
   while (block > rows_left) block /= 2;
   return block;
 }
+
+// Neighbouring elements of a query row in one vector of packed queries.
+int64_t packed_repeat(int64_t block) { return kNarrow && block < 2 * kWidth ? kWidth : std::max<int64_t>(1, kWidth / block); }
 
 }  // namespace

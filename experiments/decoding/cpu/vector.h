@@ -30,6 +30,12 @@ typedef uint16_t ShortVec __attribute__((vector_size(kWidth * 2), aligned(2), ma
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec splat(float x) { return x - Vec{}; }
+// Keeps a value that serves several operations in a register: compilers like to load it anew for each of them.
+inline __attribute__((always_inline)) void hold(Vec& v) {
+#if defined(__AVX__)
+  asm("" : "+v"(v));
+#endif
+}
 inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 
 // bf16 is the upper half of an fp32: widening is exact.
@@ -99,6 +105,15 @@ inline Vec add_neighbours(Vec a, Vec b) {
 #endif
   return even + odd;
 }
+
+#if defined(__AVX__) && !defined(__AVX512F__)
+// [sum of a, sum of b, sum of c, sum of d]
+inline __m128 sum_each(Vec a, Vec b, Vec c, Vec d) {
+  const __m256 ab = _mm256_hadd_ps((__m256)a, (__m256)b), cd = _mm256_hadd_ps((__m256)c, (__m256)d);
+  const __m256 halves = _mm256_hadd_ps(ab, cd);
+  return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+}
+#endif
 
 // 2^x for x <= 0, to 1 ulp or so; exactly 0 below 2^-126. Coefficients: Cephes, exp2f.
 inline Vec exp2_nonpositive(Vec x) {
