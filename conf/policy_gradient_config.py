@@ -71,3 +71,41 @@ class PolicyGradientConfig:
     probe_every: int = 20  # steps between looks at the fixed probe set
     checkpoint_every: int = 20
     samples: int = 4  # texts shown before and after
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts_per_step", "group_size", "epochs", "minibatches"):
+            self._at_least(name, 1)
+        for name in ("probe_every", "checkpoint_every"):
+            self._at_least(name, 1)
+        for name in ("kl_coefficient", "missing_eos_penalty", "samples"):
+            self._at_least(name, 0)
+        for name in ("clip", "temperature", "learning_rate"):
+            self._positive(name)
+        if self.gradient_clip is not None:
+            self._positive("gradient_clip")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"policy_gradient.momentum={self.momentum} is impossible: it must be in [0, 1)")
+        if self.advantage is not Advantage.reinforce and self.group_size < 2:
+            raise ValueError(
+                f"policy_gradient.group_size={self.group_size} is impossible with "
+                f"advantage={self.advantage.value}, which compares the samples of a prompt: use 2 or more, or "
+                "advantage=reinforce"
+            )
+        if self.completions_per_step < self.minibatches:
+            raise ValueError(
+                f"policy_gradient.minibatches={self.minibatches} is impossible: a step has "
+                f"{self.completions_per_step} completions"
+            )
+
+    @property
+    def completions_per_step(self) -> int:
+        """Rollouts of one step."""
+        return self.prompts_per_step * self.group_size
+
+    def _at_least(self, name: str, least: int) -> None:
+        if getattr(self, name) < least:
+            raise ValueError(f"policy_gradient.{name}={getattr(self, name)} is impossible: it must be at least {least}")
+
+    def _positive(self, name: str) -> None:
+        if not getattr(self, name) > 0:
+            raise ValueError(f"policy_gradient.{name}={getattr(self, name)} is impossible: it must be positive")

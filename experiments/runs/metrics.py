@@ -73,9 +73,10 @@ class WandbSink:
     ) -> None:
         import wandb
 
-        # A dead run of this process would swallow our rows: `init` returns it as it is. Always start a new one.
+        # Always a new one: `init` would return a dead run of this process as it is, and a policy that is trained
+        # within a run of `rlhf` is a run beside it.
         settings = wandb.Settings(
-            silent=True, console="off", reinit="finish_previous", disable_git=True, x_disable_stats=False
+            silent=True, console="off", reinit="create_new", disable_git=True, x_disable_stats=False
         )
         os.environ.setdefault("WANDB_SILENT", "true")
         self._run = wandb.init(

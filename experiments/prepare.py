@@ -1,0 +1,195 @@
+"""From a configuration to what an experiment on rewards needs: policy, task, probe rollouts, reward models.
+
+Everything here is shared between runs: a policy is the finished run of `rl-exp train` with the same settings, made when
+it is missing; probe rollouts, preference pairs and reward models are artifacts. So the arms of a sweep pay once.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+import experiments.models.transformer  # noqa: F401 (registers our models with the Auto classes)
+from conf.compose import plain
+from conf.rlhf_config import RlhfConfig
+from conf.train_config import TrainConfig
+from experiments.data.corpus import prepare_corpus
+from experiments.models.transformer import RlExpForCausalLM
+from experiments.runs.identity import content_hash, run_id
+from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
+from experiments.tasks.sentiment import FluencyTerm, prepare_sentiment
+from experiments.train import train
+from experiments.training.log_probabilities import token_log_probabilities
+from experiments.training.probe import Probe, probe_prompts, stored_probe
+from experiments.training.rollouts import EngineSampler, GenerateSampler, RolloutSampler
+
+if TYPE_CHECKING:
+    from experiments.tasks.task import Floats, Task
+
+BUSY_SECONDS = 1.0  # between looks at a policy that another process trains
+PROBE_SEED = 475  # all policies, arms and seeds draw their probe rollouts with the same noise
+
+
+# The policy -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PreparedPolicy:
+    """The initial policy: weights, tokenizer, and a name for its content."""
+
+    model: PreTrainedModel  # is trained
+    reference: PreTrainedModel  # stays as it is
+    tokenizer: PreTrainedTokenizerBase
+    address: str  # a hash of what decides the weights
+    label: str  # for tables: gqa, 1,000,000 tokens
+    path: str  # of the model, a folder or hub name
+
+    def sampler(self, task: Task) -> RolloutSampler:
+        """Draws completions from `model` as it then is: the decode engine for our models, else `generate`."""
+        longest = max(len(prompt.tokens) for prompt in task.prompts)
+        if isinstance(self.model, RlExpForCausalLM):
+            return EngineSampler(
+                self.model,
+                self.tokenizer,
+                longest_prompt=longest,
+                max_new_tokens=task.max_new_tokens,
+                stop_tokens=task.stop_tokens,
+            )
+        return GenerateSampler(
+            self.model, self.tokenizer, max_new_tokens=task.max_new_tokens, stop_tokens=task.stop_tokens
+        )
+
+
+def prepare_policy(config: RlhfConfig, run: Run, device: torch.device) -> PreparedPolicy:
+    """The policy that the configuration names or describes; trained first where it does not exist yet."""
+    if config.policy.path is not None:
+        path, label = config.policy.path, Path(config.policy.path).name
+        address = content_hash({"path": path, "files": _fingerprint(Path(path))})
+    else:
+        settings = policy_settings(config)
+        directory = trained_run(settings, run)
+        path, address = str(directory / "model"), directory.name
+        label = f"{settings.attention.mechanism}, {settings.training.tokens:,} tokens"
+    disable_progress_bar()  # loading takes no time worth a bar
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"policy.path={path} cannot be loaded ({reason}): name a folder or hub model of transformers"
+        ) from error
+    model.to(device)
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    return PreparedPolicy(model, reference, tokenizer, address, label, path)
+
+
+def policy_settings(config: RlhfConfig) -> TrainConfig:
+    """The settings of `rl-exp train` that make the policy."""
+    values = {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
+    return TrainConfig(**values | {"seed": config.policy.seed, "force": False})
+
+
+def trained_run(settings: TrainConfig, run: Run) -> Path:
+    """The directory of the finished run of `rl-exp train` with these settings; trains where there is none.
+
+    Jobs of a sweep that need the same policy wait for the one that trains it.
+    """
+    composed = OmegaConf.structured(settings)
+    values = plain(composed)
+    identity = run_id(values, settings.input_files())
+    directory = Path(settings.output_dir) / "train" / identity
+    waiting = False
+    while not is_finished(directory):
+        try:
+            run.console.print(f"[bold]policy[/]    is trained first: run {identity} of rl-exp train", highlight=False)
+            with open_run(
+                output_dir=Path(settings.output_dir),
+                experiment="train",
+                run_id=identity,
+                seed=settings.seed,
+                config=values,
+                config_yaml=OmegaConf.to_yaml(OmegaConf.create(values)),
+                overrides_yaml="",
+                tracking=values["tracking"] | {"step_name": "tokens"},
+                console=run.console,
+            ) as training:
+                training.write_json("summary.json", train(settings, training))
+        except RunBusy:
+            if not waiting:
+                run.console.print(f"[bold]policy[/]    waiting for the process that trains {identity}", highlight=False)
+            waiting = True
+            run.heartbeat()
+            time.sleep(BUSY_SECONDS)
+    return directory
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether a run directory holds a finished run with its results."""
+    status = read_status(directory)
+    return status is not None and status["state"] == RunState.finished and (directory / "summary.json").is_file()
+
+
+def _fingerprint(folder: Path) -> list[list[Any]]:
+    """Names, sizes and times of a local folder's files: enough to tell two models under one path apart."""
+    if not folder.is_dir():
+        return []
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+# The task, and what the initial policy does on it ---------------------------------------------------------------------
+
+
+def prepare_task(config: RlhfConfig, run: Run, policy: PreparedPolicy) -> Task:
+    """Prompts and ground truth, as tokens of the policy."""
+    task = config.task
+    fluency = None
+    if task.fluency_weight:
+        fluency = FluencyTerm(task.fluency_weight, partial(mean_log_probability, policy.reference), policy.address)
+    corpus = prepare_corpus(run.artifacts, config.data.corpus_source(), config.tokenizer.tokenizer_choice())
+    return prepare_sentiment(
+        corpus,
+        prompts=task.prompts,
+        prompt_tokens=task.prompt_tokens,
+        max_new_tokens=task.max_new_tokens,
+        prompt_spread=task.prompt_spread,
+        reward_offset=task.reward_offset,
+        fluency=fluency,
+        tokenizer=policy.tokenizer,
+    )
+
+
+def mean_log_probability(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> Floats:
+    """Per completion token under `model`, [n] in nats."""
+    with torch.no_grad():
+        values = token_log_probabilities(model, prompts, completions).double().sum(dim=1).cpu().numpy()
+    return values / np.array([len(row) for row in completions])
+
+
+def prepare_probe(config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task) -> Probe:
+    """Rollouts of the initial policy on the probe prompts: the same for every reward model and seed."""
+    prompts, samples = probe_prompts(task, config.probe.prompts), config.probe.samples
+    recipe = {
+        "policy": policy.address,
+        "task": task.recipe(),
+        "prompts": len(prompts),
+        "samples": samples,
+        "seed": PROBE_SEED,
+    }
+    return stored_probe(
+        run.artifacts, recipe, task, samples, lambda: policy.sampler(task).sample(prompts, samples, seed=PROBE_SEED)
+    )
