@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -31,9 +32,20 @@ class TaskConfig:
 
     kind: TaskKind = TaskKind.sentiment
     prompts: int = 512  # trained on
-    prompt_tokens: int = 8  # length of a prompt that is cut from the corpus
+    prompt_seed: int = 0  # chooses the prompts: not `seed`, so that all seeds of a sweep share them
+    prompt_tokens: int = 8  # length of a prompt that is cut from the corpus, with its beginning-of-text token
     max_new_tokens: int = 24
+    stop_at_sentence_end: bool = True  # continuations of the corpus: . ! and ? end them as the end of a text does
     prompt_spread: float = 0.0  # std of a constant per prompt in the ground truth: prompts that are graded apart
     reward_offset: float = 0.0  # added to every ground truth reward
     fluency_weight: float = 0.0  # of the reference policy's log-probability per token: against degenerate text
     constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
+
+    def __post_init__(self) -> None:
+        for name, least in (("prompts", 1), ("prompt_tokens", 2), ("max_new_tokens", 1), ("prompt_seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"task.{name}={getattr(self, name)} is impossible: it must be at least {least}")
+        for name in ("prompt_spread", "fluency_weight"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"task.{name}={value} is impossible: it must be 0 or more")

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A room may import the rooms on later lines, not those on its own line or above.
 ROOM_LAYERS = [
     {"bench_modes", "controlled_experiments", "training", "reports"},
-    {"decoding", "reward_metrics", "policies"},
+    {"decoding", "rewards", "reward_metrics", "policies"},
+    {"tasks"},
     {"models", "data"},
     {"runs"},
 ]
