@@ -12,6 +12,9 @@ CONF_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
 def group_options(command: str) -> dict[str, list[str]]:
     """The config groups that a command's defaults list names, each with its options."""
     text = _config_file(command).read_text(encoding="utf-8")
+    # A command that begins with another's configuration (`- rlhf`) has its groups too.
+    included = [CONF_DIRECTORY / f"{line.strip()[2:]}.yaml" for line in text.splitlines() if line.startswith("  - ")]
+    text += "".join(path.read_text(encoding="utf-8") for path in included if path.is_file())
     groups = {}
     for path in sorted(entry for entry in CONF_DIRECTORY.iterdir() if entry.is_dir()):
         options = sorted(file.stem for file in path.glob("*.yaml"))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SETTINGS = settings(
-    "rlhf_sweep",
+    "rlhf-sweep",
     [
         "rl-exp rlhf-sweep",
         "rl-exp rlhf-sweep preset=good_teacher",

@@ -43,5 +43,14 @@ COMMANDS = {
         Command("train", "conf.train_config", "TrainConfig", step_name="tokens"),
         Command("bench", "conf.bench_config", "BenchConfig", step_name="cell"),
         Command("controlled", "conf.controlled_config", "ControlledConfig", step_name="step"),
+        Command("rlhf", "conf.rlhf_config", "RlhfConfig", step_name="step"),
+        Command(
+            "rlhf-sweep",
+            "conf.rlhf_config",
+            "RlhfConfig",
+            step_name="step",
+            experiment="rlhf",
+            comparison="rlhf_sweep",
+        ),
     )
 }
