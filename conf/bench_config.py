@@ -49,6 +49,18 @@ class BenchKernel(Enum):
     flex = "flex"
 
 
+class GenerationPeer(Enum):
+    """transformers' `generate`: through our model's own interface, or as LlamaForCausalLM (mha, mqa and gqa only).
+
+    `dynamic` is its usual cache; `static_compiled` a preallocated one and a compiled forward pass, 20 to 30 s a cell.
+    """
+
+    own_dynamic = "own_dynamic"
+    own_static_compiled = "own_static_compiled"
+    llama_dynamic = "llama_dynamic"
+    llama_static_compiled = "llama_static_compiled"
+
+
 class LengthDistribution(Enum):
     """Of prompt and output lengths, in tokens."""
 
@@ -111,7 +123,7 @@ class GenerateConfig:
 
     new_tokens: int = 32
     vocabulary_size: int = 4096  # of a model with random weights
-    transformers: bool = False  # also transformers' own generate on the same weights
+    peers: list[GenerationPeer] = field(default_factory=list)  # also transformers' own generate on the same weights
     speculative: bool = False  # also prompt-lookup speculation, whose greedy text must be the same
     draft_tokens: int = 4  # proposed per step
     repeated_tokens: int = (
@@ -122,6 +134,8 @@ class GenerateConfig:
         for name in ("new_tokens", "vocabulary_size", "draft_tokens", "repeated_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generate.{name}={getattr(self, name)} is impossible: it must be at least 1")
+        if len(self.peers) != len(set(self.peers)):
+            raise ValueError(f"generate.peers={_shown(self.peers)} names a peer twice")
 
 
 @dataclass
@@ -190,7 +204,7 @@ class BenchConfig(RunConfig):
         elif not set(self.bench.kernel) <= set(ours):
             raise ValueError(
                 f"bench.kernel={_shown(self.bench.kernel)} is impossible with mode={self.mode.value}: whole models "
-                "decode with cpu or reference (generate.transformers=true sets transformers beside them)"
+                "decode with cpu or reference (generate.peers=[own_dynamic] sets transformers beside them)"
             )
 
     def attention_shape(self, name: str) -> AttentionShape:

@@ -196,7 +196,7 @@ def generate(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilin
             rounds=grid.rounds,
             cell_seconds=grid.cell_seconds,
             memory_share=grid.memory_share,
-            with_transformers=options.transformers,
+            peers=[peer.value for peer in options.peers],
             seed=run.seeds.integer("prompts"),
             progress=lambda text: bar.advance(1, now=text),
         )

@@ -19,19 +19,26 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria
 
 from ..decoding.cost_model import attention_cost
 from ..decoding.engine import DecodeEngine, Request
 from ..decoding.generation_benchmark import compare_speculation
 from ..decoding.machine import CeilingProbe, Ceilings, measure_ceilings
 from ..decoding.model_step import DecodeModel
+from ..decoding.peers import LLAMA_PEERS, Peer, generate_with_peer, peer_model
 from ..decoding.sampling import GREEDY
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
 from .attention import CACHE_SHARE, DTYPES, free_memory, last_level_cache_bytes
 
-OURS, TRANSFORMERS, SPECULATIVE = "rl-exp", "transformers", "rl-exp speculative"
+OURS, SPECULATIVE = "rl-exp", "rl-exp speculative"
+PEER_NAMES = {  # what tables and rows call transformers' ways to generate
+    Peer.own_dynamic: "transformers",
+    Peer.own_static_compiled: "transformers, compiled",
+    Peer.llama_dynamic: "Llama",
+    Peer.llama_static_compiled: "Llama, compiled",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +82,14 @@ def measure_generation(
     rounds: int,
     cell_seconds: float,
     memory_share: float,
-    with_transformers: bool,
+    peers: Sequence[str],
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[dict[str, Any]], dict[int, Ceilings]]:
     """A row for every setting and system, and the ceilings by number of threads.
 
-    `model_of` gives the model of a mechanism's name, `shapes` its arithmetic. A cell that cannot be measured says why.
+    `peers` are names of `decoding.peers.Peer`. `model_of` gives the model of a mechanism's name, `shapes` its
+    arithmetic. A cell that cannot be measured says why.
     """
     before = torch.get_num_threads()
     ceilings: dict[int, Ceilings] = {}
@@ -98,7 +106,7 @@ def measure_generation(
                 for setting in own:
                     if (setting.batch, setting.context, setting.dtype, setting.page_size, setting.kernel) == key:
                         progress(f"{setting.mechanism} batch {setting.batch} context {setting.context}")
-                        visited += _set_up(setting, models, with_transformers, memory_share, seed)
+                        visited += _set_up(setting, models, peers, memory_share, seed)
                 bandwidth = _time(
                     [one for one in visited if isinstance(one, _Visited)], probe, rounds, cell_seconds, seed
                 )
@@ -116,6 +124,7 @@ class _Models:
     ) -> None:
         self.model_of, self.shapes, self.memory_share = model_of, shapes, memory_share
         self._made: dict[tuple[str, str], tuple[RlExpForCausalLM, DecodeModel]] = {}
+        self._llamas: dict[str, Any] = {}
 
     def get(self, mechanism: str, kernel: str) -> tuple[RlExpForCausalLM, DecodeModel]:
         """The model, and its weights prepared for decoding (a second copy of them)."""
@@ -126,6 +135,15 @@ class _Models:
             model = self.model_of(mechanism)
             self._made[mechanism, kernel] = (model, DecodeModel(model, kernel=kernel))
         return self._made[mechanism, kernel]
+
+    def peer(self, mechanism: str, kernel: str, peer: Peer) -> Any:
+        """What generates for this peer; a Llama is made once, so that its compiled forward pass is kept."""
+        model, _ = self.get(mechanism, kernel)
+        if peer not in LLAMA_PEERS:
+            return model
+        if mechanism not in self._llamas:
+            self._llamas[mechanism] = peer_model(model, peer)
+        return self._llamas[mechanism]
 
 
 def refuse_beyond_memory(needed: int, memory_share: float, what: str) -> None:
@@ -139,21 +157,24 @@ def refuse_beyond_memory(needed: int, memory_share: float, what: str) -> None:
 
 
 def _set_up(
-    setting: GenerateSetting, models: _Models, with_transformers: bool, memory_share: float, seed: int
+    setting: GenerateSetting, models: _Models, peers: Sequence[str], memory_share: float, seed: int
 ) -> list[_Visited | dict[str, Any]]:
-    systems = [OURS, *([TRANSFORMERS] if with_transformers else [])]
     visited: list[_Visited | dict[str, Any]] = []
-    for system in systems:
+    for peer in (None, *map(Peer, peers)):
         try:
-            visited.append(_visited(setting, system, models, memory_share, seed))
+            visited.append(_visited(setting, peer, models, memory_share, seed))
         except Exception as error:  # one cell's failure is its row
             status = "skipped" if isinstance(error, ValueError) else "failed"
             reason = f"{type(error).__name__}: {error}" if status == "failed" else str(error)
-            visited.append(setting.labels() | {"system": system, "status": status, "reason": reason})
+            visited.append(setting.labels() | {"system": _system(peer), "status": status, "reason": reason})
     return visited
 
 
-def _visited(setting: GenerateSetting, system: str, models: _Models, memory_share: float, seed: int) -> _Visited:
+def _system(peer: Peer | None) -> str:
+    return OURS if peer is None else PEER_NAMES[peer]
+
+
+def _visited(setting: GenerateSetting, peer: Peer | None, models: _Models, memory_share: float, seed: int) -> _Visited:
     shape = models.shapes[setting.mechanism]
     element = DTYPES[setting.dtype].itemsize
     length = setting.context + setting.new_tokens + 1
@@ -162,8 +183,11 @@ def _visited(setting: GenerateSetting, system: str, models: _Models, memory_shar
     model, prepared = models.get(setting.mechanism, setting.kernel)
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(0, model.config.vocab_size, (setting.batch, setting.context), generator=generator)
-    if system == TRANSFORMERS:
-        return _Visited(setting, system, lambda: _visit_transformers(model, prompts, setting.new_tokens), shape, 0)
+    if peer is not None:
+        other = models.peer(setting.mechanism, setting.kernel, peer)
+        return _Visited(
+            setting, _system(peer), lambda: _visit_peer(other, peer, prompts, setting.new_tokens), shape, cache_bytes=0
+        )
     engine = DecodeEngine(
         prepared,
         batch_size=setting.batch,
@@ -174,7 +198,7 @@ def _visited(setting: GenerateSetting, system: str, models: _Models, memory_shar
     )
     return _Visited(
         setting,
-        system,
+        OURS,
         lambda: _visit_engine(engine, prompts, setting.new_tokens),
         shape,
         engine.cache.allocated_bytes(),
@@ -191,18 +215,9 @@ def _visit_engine(engine: DecodeEngine, prompts: Tensor, new_tokens: int) -> tup
     return prefill, steps
 
 
-@torch.no_grad()
-def _visit_transformers(model: RlExpForCausalLM, prompts: Tensor, new_tokens: int) -> tuple[float, list[float]]:
+def _visit_peer(model: Any, peer: Peer, prompts: Tensor, new_tokens: int) -> tuple[float, list[float]]:
     watch = _Watch()
-    model.generate(
-        prompts,
-        attention_mask=torch.ones_like(prompts),
-        max_new_tokens=new_tokens + 1,
-        min_new_tokens=new_tokens + 1,
-        do_sample=False,
-        pad_token_id=0,
-        stopping_criteria=StoppingCriteriaList([watch]),
-    )
+    generate_with_peer(model, peer, prompts, new_tokens + 1, watch)
     return watch.seconds[0], watch.seconds[1:]
 
 

@@ -17,12 +17,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM, StoppingCriteriaList
 from transformers import StoppingCriteria as Callback
 
 from ..models.configuration import RlExpConfig
@@ -30,20 +28,12 @@ from ..models.shapes import AttentionMechanism, matched_feed_forward_dim
 from ..models.transformer import RlExpForCausalLM, build_model
 from .engine import DecodeEngine, Request
 from .machine import CeilingProbe
+from .peers import COMPILED_PEERS, Peer, generate_with_peer, peer_model
 from .sampling import GREEDY
 from .speculative import PromptLookup, SpeculativeEngine
 
 ANCHOR_FEED_FORWARD_DIM = 1024
 PREFILL_ROUNDS_BELOW = 10_000  # tokens: shorter prefills are timed several times
-
-
-class Peer(StrEnum):
-    """What the engine is compared with."""
-
-    own_dynamic = "own_dynamic"
-    own_static_compiled = "own_static_compiled"
-    llama_dynamic = "llama_dynamic"
-    llama_static_compiled = "llama_static_compiled"
 
 
 @dataclass(frozen=True)
@@ -95,50 +85,6 @@ def nine_million_model(mechanism: AttentionMechanism | str, seed: int = 0) -> Rl
     return build_model(config, torch.Generator().manual_seed(seed)).eval()
 
 
-@torch.no_grad()
-def llama_with_weights_of(model: RlExpForCausalLM) -> LlamaForCausalLM:
-    """transformers' own Llama with the weights of a grouped-query model: it gives the same logits."""
-    config = model.config
-    if config.attention not in ("mha", "mqa", "gqa") or config.output_gate:
-        raise ValueError(f"attention={config.attention} has no Llama counterpart: use mha, mqa or gqa, ungated")
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.feed_forward_dim,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.query_heads,
-            num_key_value_heads=config.key_value_heads,
-            head_dim=config.head_dim,
-            rms_norm_eps=config.norm_epsilon,
-            tie_word_embeddings=config.tie_word_embeddings,
-            max_position_embeddings=config.max_position_embeddings,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
-        )
-    ).eval()
-    weights = {"model.embed_tokens.weight": model.decoder.embedding.weight, "lm_head.weight": model.head.weight}
-    weights["model.norm.weight"] = model.decoder.norm.weight
-    for index, block in enumerate(model.decoder.blocks):
-        query, key, value = block.attention.input.weight.split(
-            [heads * config.head_dim for heads in (config.query_heads, config.key_value_heads, config.key_value_heads)]
-        )
-        gate, up = block.feed_forward.input.weight.chunk(2)
-        parts = {
-            "self_attn.q_proj": query,
-            "self_attn.k_proj": key,
-            "self_attn.v_proj": value,
-            "self_attn.o_proj": block.attention.output.weight,
-            "mlp.gate_proj": gate,
-            "mlp.up_proj": up,
-            "mlp.down_proj": block.feed_forward.output.weight,
-            "input_layernorm": block.attention_norm.weight,
-            "post_attention_layernorm": block.feed_forward_norm.weight,
-        }
-        weights.update({f"model.layers.{index}.{name}.weight": weight for name, weight in parts.items()})
-    llama.load_state_dict(weights)
-    return llama
-
-
 def compare_generation(
     mechanism: AttentionMechanism | str,
     *,
@@ -168,7 +114,7 @@ def compare_generation(
                     times.append(seconds)
             bandwidths.append(probe.memory_read())
 
-        peer_prefill, peer_step = _time_peer(_peer_model(model, peer), peer, prompts, new_tokens, block, engine_block)
+        peer_prefill, peer_step = _time_peer(peer_model(model, peer), peer, prompts, new_tokens, block, engine_block)
         engine_step = statistics.median(engine_steps)
         cached = engine.cache.shape.cached_elements() * len(engine.model.layers) * batch * (context + new_tokens // 2)
         step_bytes = 4 * model.config.model_shape().parameters() + 4 * cached
@@ -265,35 +211,20 @@ class _Interleave(Callback):
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
-@torch.no_grad()
 def _time_peer(
     model: Any, peer: Peer, prompts: Tensor, new_tokens: int, block: int, engine_block: Callable[[], None]
 ) -> tuple[float, float]:
     """Seconds of prefill and of one decode step."""
-    options: dict[str, Any] = {}
-    if peer in (Peer.own_static_compiled, Peer.llama_static_compiled):
-        compiled = CompileConfig(mode="default", fullgraph=False)
-        compiled._compile_all_devices = True  # transformers compiles on a CPU only when told so
-        options = {"cache_implementation": "static", "compile_config": compiled}
     untimed = block
     watch = _Interleave(block, untimed, engine_block)
 
     def generate(length: int, watch: _Interleave) -> None:
         watch.since = time.perf_counter()
-        model.generate(
-            prompts,
-            attention_mask=torch.ones_like(prompts),
-            max_new_tokens=length,
-            min_new_tokens=length,
-            do_sample=False,
-            pad_token_id=0,
-            stopping_criteria=StoppingCriteriaList([watch]),
-            **options,
-        )
+        generate_with_peer(model, peer, prompts, length, watch)
 
     generate(untimed + new_tokens + 1, watch)
     prefills = [watch.prefill]
-    if prompts.numel() < PREFILL_ROUNDS_BELOW and not options:
+    if prompts.numel() < PREFILL_ROUNDS_BELOW and peer not in COMPILED_PEERS:
         for _ in range(3):
             again = _Interleave(block, 2, lambda: None)
             generate(1, again)
@@ -315,10 +246,6 @@ def _engine_prefill(engine: DecodeEngine, prompts: Tensor, steps: int) -> float:
 def _read_all(engine: DecodeEngine) -> None:
     while engine.waiting:
         engine.step()
-
-
-def _peer_model(model: RlExpForCausalLM, peer: Peer) -> Any:
-    return model if peer in (Peer.own_dynamic, Peer.own_static_compiled) else llama_with_weights_of(model)
 
 
 def _seconds(work: Callable[[], Any]) -> float:

@@ -171,14 +171,19 @@ def test_generation_reports_prefill_decode_transformers_and_speculation(tmp_path
         "bench.mechanism=[gqa,gla]",
         "bench.context=[24]",
         "generate.new_tokens=12",
-        "generate.transformers=true",
+        "generate.peers=[own_dynamic,llama_dynamic]",
         "generate.speculative=true",
     )
     assert result.exit_code == 0, result.output
     rows = last_line(result.stdout)["rows"]
     systems = [(row["mechanism"], row["system"]) for row in rows]
-    assert sorted(systems) == sorted(product(("gqa-4", "gla-2"), ("rl-exp", "transformers", "rl-exp speculative")))
+    names = ("rl-exp", "transformers", "Llama", "rl-exp speculative")
+    assert sorted(systems) == sorted(product(("gqa-4", "gla-2"), names))
     for row in rows:
+        if (row["mechanism"], row["system"]) == ("gla-2", "Llama"):
+            assert row["status"] == "skipped"
+            assert "no Llama counterpart" in row["reason"]
+            continue
         assert row["status"] == "measured", row
         assert row["tokens_per_second"] > 0
         if row["system"] == "rl-exp speculative":

@@ -5,12 +5,11 @@ import torch
 from engine_cases import case_model, prompts_of
 
 from experiments.decoding.generation_benchmark import (
-    Peer,
     compare_generation,
     compare_speculation,
-    llama_with_weights_of,
     nine_million_model,
 )
+from experiments.decoding.peers import Peer, llama_with_weights_of
 
 
 @pytest.mark.parametrize("name", ["mha", "mqa", "gqa"])
