@@ -1,0 +1,195 @@
+"""One step of policy gradient: several passes over a batch of completions, a minibatch per update of the weights.
+
+Shapes: n completions in rows, a prompt's samples beside each other; L tokens of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.training.log_probabilities import token_log_probabilities
+from experiments.training.policy_losses import policy_loss, sequence_weights
+
+TOKENS_AT_ONCE = 1024  # of one piece of a minibatch, prompts included: its activations stay near the processor
+
+
+@dataclass(frozen=True)
+class PolicyGradientBatch:
+    """Completions, and what the loss needs of them."""
+
+    prompts: Sequence[Sequence[int]]  # [n] tokens
+    completions: Sequence[Sequence[int]]  # [n] tokens, the stop token included
+    old_log_probabilities: Tensor  # [n, L] of the completions' tokens under the policy that drew them
+    advantages: Tensor  # [n]
+    reference_log_probabilities: Tensor | None = None  # [n, L] under the reference policy: for a KL in the loss
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each completion, [n]."""
+        return torch.tensor([len(row) for row in self.completions])
+
+
+@dataclass(frozen=True)
+class UpdateStatistics:
+    """What a step's updates were like; means over its updates, and within them over tokens or sequences."""
+
+    loss: float
+    gradient_norm: float  # before clipping
+    clip_share: float  # of units (tokens, or sequences) whose gradient PPO's clipping cut off
+    approximate_kl: float  # KL(old || policy) per unit, of the policy while it was updated
+    mean_ratio: float
+    updates: int
+
+    def as_dict(self) -> dict[str, float]:
+        """By name, for the log."""
+        return asdict(self)
+
+
+def update_policy(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: PolicyGradientBatch,
+    *,
+    generator: np.random.Generator,
+    epochs: int = 1,
+    minibatches: int = 1,
+    clip: float = 0.2,
+    sequence_ratio: bool = False,
+    denominator: str = "sequences",
+    kl_estimator: str = "k3",
+    kl_coefficient: float = 0.0,
+    importance_weighted_kl: bool = False,
+    gradient_clip: float | None = None,
+) -> UpdateStatistics:
+    """`epochs` passes of `minibatches` updates each, over completions in an order that `generator` shuffles.
+
+    `kl_coefficient` is that of a KL in the loss; the other settings are those of `policy_loss`. Raises
+    FloatingPointError before a gradient that is no finite number reaches the weights.
+    """
+    if not 1 <= minibatches <= len(batch):
+        raise ValueError(f"minibatches={minibatches} is impossible: a step has {len(batch)} completions")
+    updates: list[UpdateStatistics] = []
+    for _ in range(epochs):
+        for rows in np.array_split(generator.permutation(len(batch)), minibatches):
+            optimizer.zero_grad(set_to_none=True)
+            sums = accumulate_gradient(
+                model,
+                batch,
+                rows,
+                clip=clip,
+                sequence_ratio=sequence_ratio,
+                denominator=denominator,
+                kl_estimator=kl_estimator,
+                kl_coefficient=kl_coefficient,
+                importance_weighted_kl=importance_weighted_kl,
+            )
+            norm = finite_gradient_norm(model, sums["loss"], gradient_clip)
+            optimizer.step()
+            units = max(sums["units"], 1.0)
+            updates.append(
+                UpdateStatistics(
+                    loss=sums["loss"],
+                    gradient_norm=norm,
+                    clip_share=sums["clip_share"] / units,
+                    approximate_kl=sums["approximate_kl"] / units,
+                    mean_ratio=sums["mean_ratio"] / units,
+                    updates=1,
+                )
+            )
+    optimizer.zero_grad(set_to_none=True)
+    return UpdateStatistics(
+        loss=_mean(update.loss for update in updates),
+        gradient_norm=_mean(update.gradient_norm for update in updates),
+        clip_share=_mean(update.clip_share for update in updates),
+        approximate_kl=_mean(update.approximate_kl for update in updates),
+        mean_ratio=_mean(update.mean_ratio for update in updates),
+        updates=len(updates),
+    )
+
+
+def accumulate_gradient(
+    model: nn.Module,
+    batch: PolicyGradientBatch,
+    rows: Sequence[int] | np.ndarray,
+    *,
+    clip: float,
+    sequence_ratio: bool,
+    denominator: str,
+    kl_estimator: str,
+    kl_coefficient: float,
+    importance_weighted_kl: bool = False,
+) -> dict[str, float]:
+    """Add the gradient of the loss of a minibatch, the rows `rows`, piece by piece; returns sums over the pieces.
+
+    `loss` is the minibatch's; `clip_share`, `approximate_kl` and `mean_ratio` are sums over `units`.
+    """
+    device = next(model.parameters()).device
+    weights = torch.zeros(len(batch), dtype=torch.float64)
+    weights[rows] = sequence_weights(batch.lengths[rows], denominator)
+    sums = dict.fromkeys(("loss", "units", "clip_share", "approximate_kl", "mean_ratio"), 0.0)
+    for piece in pieces_of_similar_length(batch, rows):
+        lengths = batch.lengths[piece]
+        longest = int(lengths.max())
+        reference = batch.reference_log_probabilities
+        result = policy_loss(
+            token_log_probabilities(
+                model, [batch.prompts[row] for row in piece], [batch.completions[row] for row in piece]
+            ),
+            batch.old_log_probabilities[piece, :longest].to(device),
+            (torch.arange(longest) < lengths[:, None]).to(device),
+            batch.advantages[piece].to(device),
+            weights[piece].to(device),
+            clip=clip,
+            sequence_ratio=sequence_ratio,
+            reference_log_probabilities=None if reference is None else reference[piece, :longest].to(device),
+            kl_estimator=kl_estimator,
+            kl_coefficient=kl_coefficient,
+            importance_weighted_kl=importance_weighted_kl,
+        )
+        result.loss.backward()
+        sums["loss"] += float(result.loss.detach())
+        sums["units"] += result.units
+        for name in ("clip_share", "approximate_kl", "mean_ratio"):
+            sums[name] += float(getattr(result, name)) * result.units
+    return sums
+
+
+def pieces_of_similar_length(batch: PolicyGradientBatch, rows: Sequence[int] | np.ndarray) -> list[list[int]]:
+    """The rows in pieces of at most TOKENS_AT_ONCE tokens, padding included, which similar lengths keep small."""
+    tokens = {int(row): len(batch.prompts[row]) + len(batch.completions[row]) for row in rows}
+    pieces: list[list[int]] = []
+    for row in sorted(tokens, key=lambda row: (tokens[row], row)):
+        if pieces and (len(pieces[-1]) + 1) * tokens[row] <= TOKENS_AT_ONCE:
+            pieces[-1].append(row)
+        else:
+            pieces.append([row])
+    return pieces
+
+
+def finite_gradient_norm(model: nn.Module, loss: float, limit: float | None) -> float:
+    """The norm of the gradient, which is scaled down to `limit` where it is longer.
+
+    FloatingPointError where it or the loss is no finite number.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = float(nn.utils.get_total_norm(gradients))
+    if not np.isfinite(norm) or not np.isfinite(loss):
+        raise FloatingPointError(
+            f"the policy's loss is {loss} and the norm of its gradient {norm}; the weights are those before this "
+            "update: lower the learning rate or the scale of the reward, or set gradient_clip"
+        )
+    if limit is not None and norm > limit:
+        torch._foreach_mul_(gradients, limit / norm)
+    return norm
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
