@@ -15,7 +15,6 @@ is cut off continues bit for bit (fp32 on CPU, same number of threads).
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,15 +26,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from conf.policy_gradient_config import KlPlace, PolicyGradientConfig, PolicyOptimizer
 from conf.rlhf_config import RlhfConfig
-from experiments.prepare import (
-    PROBE_SEED,
-    PreparedPolicy,
-    PreparedReward,
-    prepare_policy,
-    prepare_probe,
-    prepare_rewards,
-    prepare_task,
-)
+from experiments.prepare import PROBE_SEED, PreparedPolicy, prepare_policy, prepare_probe, prepare_task
+from experiments.prepare_rewards import PreparedReward, prepare_rewards
 from experiments.reward_metrics.point_properties import point_properties
 from experiments.reward_metrics.variance import zero_variance_share
 from experiments.runs.run import Run
@@ -47,7 +39,6 @@ from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.policy_gradient_step import PolicyGradientBatch, update_policy
 from experiments.training.probe import Probe, probe_prompts, sample_table, scored_probe
 from experiments.training.rollouts import Rollouts, RolloutSampler
-
 
 CHECKPOINTS_KEPT = 2
 
@@ -61,9 +52,9 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
     probe = prepare_probe(config, run, policy, task)
     proxy, *others = prepare_rewards([config.reward, *config.other_rewards], config, run, policy, task, probe)
     properties = point_properties(probe.by_prompt(proxy(probe.outputs)), probe.ground_truth)
-    tell(config, run, policy, task, proxy, properties)
+    tell(settings, run, policy, task, proxy, properties)
 
-    model, reference = policy.model, copy.deepcopy(policy.model).eval().requires_grad_(False)
+    model, reference = policy.model, policy.reference
     model.train()
     optimizer = build_policy_optimizer(model, settings)
     sampler = policy.sampler(task)
@@ -160,10 +151,14 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
 
 
 def tell(
-    config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task, proxy: PreparedReward, properties: dict[str, Any]
+    settings: PolicyGradientConfig,
+    run: Run,
+    policy: PreparedPolicy,
+    task: Task,
+    proxy: PreparedReward,
+    properties: dict[str, float],
 ) -> None:
     """The first screen's part on policy, task and reward model, and the same facts in the manifest."""
-    settings = config.policy_gradient
     parameters = sum(parameter.numel() for parameter in policy.model.parameters())
     run.add_to_manifest(
         policy=policy.label,
