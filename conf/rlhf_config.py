@@ -6,7 +6,9 @@ when it is missing. `policy.path` names another one.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
@@ -14,6 +16,8 @@ from conf.policy_gradient_config import PolicyGradientConfig
 from conf.reward_config import RewardConfig
 from conf.task_config import TaskConfig
 from conf.train_config import TrainConfig
+
+HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
 
 
 @dataclass
@@ -23,6 +27,22 @@ class PolicyConfig:
     path: str | None = None  # a folder or hub name of a transformers causal language model; null: made by `train`
     seed: int = 0  # of `rl-exp train`; `seed` itself is that of the policy-gradient run
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"policy.seed={self.seed} is impossible: use 0 or a positive integer")
+        if self.path is not None and not Path(self.path).is_dir() and not re.fullmatch(HUB_NAME, self.path):
+            raise ValueError(
+                f"policy.path={self.path} is neither a folder nor the name of a hub model (owner/name): name one of "
+                "them, or null for the policy that `rl-exp train` makes of the other settings"
+            )
+
+    def files(self) -> list[Path]:
+        """What a local folder's model consists of."""
+        folder = None if self.path is None else Path(self.path)
+        if folder is None or not folder.is_dir():
+            return []
+        return sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+
 
 @dataclass
 class ProbeConfig:
@@ -30,6 +50,12 @@ class ProbeConfig:
 
     prompts: int = 64
     samples: int = 10  # per prompt: 45 pairs (good-teacher paper, appendix F.1)
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1:
+            raise ValueError(f"probe.prompts={self.prompts} is impossible: it must be at least 1")
+        if self.samples < 2:
+            raise ValueError(f"probe.samples={self.samples} is impossible: a variance takes at least 2 samples")
 
 
 @dataclass
@@ -42,6 +68,18 @@ class RlhfConfig(TrainConfig):
     other_rewards: list[str] = field(default_factory=list)  # names of conf/reward/: logged at weight zero
     policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.probe.prompts > self.task.prompts:
+            raise ValueError(
+                f"probe.prompts={self.probe.prompts}, but task.prompts={self.task.prompts}: lower the first or raise "
+                "the second"
+            )
+
+    def input_files(self) -> list[Path]:
+        """The files of a local corpus and of a local policy."""
+        return [*super().input_files(), *self.policy.files()]
 
 
 ConfigStore.instance().store(name="rlhf_schema", node=RlhfConfig)
