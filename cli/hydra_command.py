@@ -82,6 +82,21 @@ def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None
     _run(command, task, flags, overrides, jobs, multirun)
 
 
+def summarise_sweep(name: str, words: list[str] | None) -> NoReturn:
+    """Compare the jobs of a sweep that are finished, from their files, while others run or before they do."""
+    from cli.screens import finish_sweep, sweep_directory_of
+    from conf.commands import COMMANDS
+    from conf.compose import UserError, plan_jobs
+
+    command = COMMANDS[name]
+    try:
+        _, overrides = split_words(words or [])
+        jobs, _ = plan_jobs(command, overrides, multirun=True)
+    except UserError as error:
+        fail(str(error))
+    raise typer.Exit(finish_sweep(command, jobs, sweep_directory_of(command, jobs)))
+
+
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     """Hydra's flags and the overrides, whatever their order; Hydra 1.3 itself wants the flags first."""
     from conf.compose import UserError, suggestion

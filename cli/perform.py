@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from cli.screens import show_document, show_end, show_finished_before, show_start
+from cli.screens import show_document, show_end, show_finished_before, show_job, show_start
 from conf.commands import COMMANDS
 from conf.compose import differences, plain, typed
 from experiments.runs.files import read_json
@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 def perform(name: str, composed: DictConfig) -> Any:
     """Do the job unless it is done. A failure is recorded and told, never raised: a sweep goes on with its others."""
-    command, console = COMMANDS[name], Console()
+    command, beside_others = COMMANDS[name], _runs_beside_others()
+    # Jobs that run at the same time share one screen: there each of them says when it begins and how it ended.
+    console = Console(quiet=beside_others)
     config = typed(command, composed)
     values = plain(composed)
     identity = run_id(values, config.input_files())
@@ -38,8 +40,11 @@ def perform(name: str, composed: DictConfig) -> Any:
     directory = output_dir / command.experiment / identity
     if _is_finished(directory) and not config.force:
         show_finished_before(console, directory)
-        show_document(directory)
+        if not beside_others:
+            show_document(directory)
         return _objective(directory)
+    if beside_others:
+        show_job(directory, _task_overrides(), "begins")
 
     special = differences(command, composed)
     try:
@@ -61,14 +66,17 @@ def perform(name: str, composed: DictConfig) -> Any:
             summary = function(config, run)
             run.write_json("summary.json", summary)
         show_end(console, directory)
-        show_document(directory)
+        if beside_others:
+            show_job(directory, _task_overrides(), "is finished")
+        else:
+            show_document(directory)
     except KeyboardInterrupt:
         console.print(f"interrupted: {directory} can be continued by the same command", markup=False, soft_wrap=True)
         raise
     except RunBusy as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        Console().print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     except Exception as error:
-        _tell_failure(console, directory, error)
+        _tell_failure(Console(), directory, error)
     return _objective(directory)
 
 
@@ -102,8 +110,14 @@ def _task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def _sweep_name() -> str | None:
+def _runs_beside_others() -> bool:
+    """Whether a launcher runs several jobs of a sweep at the same time."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return False
+    return "BasicLauncher" not in str(HydraConfig.get().launcher.get("_target_", ""))
 
+
+def _sweep_name() -> str | None:
     if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
         return None
     return Path(HydraConfig.get().sweep.dir).name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,13 @@ def show_end(console: Console, directory: Path) -> None:
         console.print(f"[bold]W&B[/]       wandb sync {escape(str(offline[-1]))}", highlight=False, soft_wrap=True)
 
 
+def show_job(directory: Path, overrides: list[str], event: str) -> None:
+    """One line of a job that runs beside others."""
+    clock = time.strftime("%H:%M:%S")
+    settings = escape("  ".join(overrides)) or "all defaults"
+    Console().print(f"{clock}  run {directory.name} {event}  [dim]{settings}[/]", highlight=False, soft_wrap=True)
+
+
 def _shown(value: float | str) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
@@ -91,10 +99,15 @@ def show_document(directory: Path) -> None:
         print(json.dumps(read_json(path), allow_nan=False), flush=True)
 
 
-def start_sweep(command: Command, jobs: list[Job], overrides: list[str]) -> Path:
-    """Record the sweep and return its directory; the same jobs always have the same one."""
+def sweep_directory_of(command: Command, jobs: list[Job]) -> Path:
+    """Where a sweep is recorded and compared: the same jobs always have the same directory."""
     name = f"{command.name}-{content_hash(sorted(job.run_id for job in jobs), 10)}"
-    directory = Path(jobs[0].config.output_dir) / "sweeps" / name
+    return Path(jobs[0].config.output_dir) / "sweeps" / name
+
+
+def start_sweep(command: Command, jobs: list[Job], overrides: list[str]) -> Path:
+    """Record the sweep and return its directory."""
+    directory = sweep_directory_of(command, jobs)
     record = {
         "command": command.name,
         "experiment": command.experiment,
@@ -105,7 +118,7 @@ def start_sweep(command: Command, jobs: list[Job], overrides: list[str]) -> Path
     write_json(directory / "sweep.json", record)
     console = Console()
     done = sum(_state_of(command, job) == RunState.finished for job in jobs)
-    console.rule(f"rl-exp {command.name} · sweep {name}")
+    console.rule(f"rl-exp {command.name} · sweep {directory.name}")
     console.print(
         f"{len(jobs)} jobs, {done} finished already; output in {escape(str(directory))}",
         highlight=False,

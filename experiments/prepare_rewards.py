@@ -1,4 +1,4 @@
-"""From configurations to reward models that score: fitted, trained or loaded, each made once and shared."""
+"""From configurations to reward models that score: set up on the probe rollouts, trained or loaded, made once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conf.reward_config import RewardConfig
+from conf.reward_config import RewardConfig, named_reward
 from conf.rlhf_config import RlhfConfig
 from experiments.prepare import PreparedPolicy
-from experiments.rewards.reward import GroundTruth, Reward, checked
+from experiments.rewards.families import synthetic_reward
+from experiments.rewards.normalisation import Normaliser
+from experiments.rewards.prompt_constants import with_prompt_spread
+from experiments.rewards.reward import Reward, checked
 from experiments.runs.run import Run
 from experiments.tasks.task import Floats, Outputs, Task
 from experiments.training.probe import Probe
@@ -21,8 +24,7 @@ class PreparedReward:
 
     name: str
     reward: Reward
-    mean: float
-    std: float
+    normaliser: Normaliser
     facts: dict[str, Any]  # for the manifest
 
     def __call__(self, outputs: Outputs) -> Floats:
@@ -30,8 +32,8 @@ class PreparedReward:
         return checked(self.reward, outputs)
 
     def normalised(self, raw: Floats, outputs: Outputs) -> Floats:
-        """What trains the policy, [n]."""
-        return (raw - self.mean) / self.std
+        """What trains the policy, [n]: `raw` are its own scores of the rows."""
+        return self.normaliser(raw, outputs)
 
 
 def prepare_rewards(
@@ -42,9 +44,29 @@ def prepare_rewards(
     task: Task,
     probe: Probe,
 ) -> list[PreparedReward]:
-    raw = probe.outputs.ground_truth
-    return [
-        PreparedReward(
-            "ground_truth", GroundTruth(), float(raw.mean()), float(raw.std(ddof=1)), {"name": "ground_truth"}
+    """Reward models in the order given; names are read from conf/reward/."""
+    prepared = []
+    for entry in rewards:
+        settings = named_reward(entry) if isinstance(entry, str) else entry
+        reward = _reward(settings, config, run, policy, task, probe)
+        reward = with_prompt_spread(
+            reward,
+            probe.outputs,
+            probe.samples,
+            spread=settings.prompt_spread,
+            target_variance=settings.target_variance,
+            seed=settings.seed,
         )
-    ]
+        scores = probe.by_prompt(checked(reward, probe.outputs))
+        normaliser = Normaliser.fitted(settings.normalisation.value, scores)
+        facts = {"name": settings.name, "family": settings.family.value, **getattr(reward, "facts", {})}
+        prepared.append(PreparedReward(settings.name, reward, normaliser, facts | normaliser.facts()))
+    return prepared
+
+
+def _reward(
+    settings: RewardConfig, config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe
+) -> Reward:
+    return synthetic_reward(
+        settings.family.value, settings.name, settings.family_settings(), probe.outputs, probe.samples, settings.seed
+    )
