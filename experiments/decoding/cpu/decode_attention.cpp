@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "plan.h"
@@ -107,7 +108,8 @@ class Worker {
   const Problem& p_;
   float *queries_, *scores_, *sums_, *maxima_, *weights_, *decay_, *copy_;
   int64_t packed_sequence_ = -1;
-  const float* tile_;     // this tile's rows as fp32, padded to whole vectors
+  const void* tile_;      // this tile's rows: of the cache, or a copy as fp32, padded to whole vectors
+  bool tile_is_bf16_;
   int64_t tile_stride_;   // elements from row to row
   int64_t requests_count_ = -1, requests_;  // what requests() found last
   Ahead ahead_;           // what of the next tile to ask for
@@ -149,8 +151,11 @@ class Worker {
   }
 
   void prepare_tile(const Tile& tile) {
-    if (plan_.direct && tile.rows && (plan_.by_row || tile.count % kRows == 0)) {
-      tile_ = reinterpret_cast<const float*>(tile.rows);
+    const bool any_count = plan_.by_row || (kNarrow && plan_.group_rows < 2 * kWidth);
+    tile_is_bf16_ = false;
+    if (plan_.direct && tile.rows && (any_count || tile.count % kRows == 0)) {
+      tile_ = tile.rows;
+      tile_is_bf16_ = p_.is_bf16;
       tile_stride_ = plan_.row_elements;
       return;
     }
@@ -210,7 +215,7 @@ class Worker {
     if (plan_.by_row) total = count * plan_.packed_row / kWidth * Ahead::requests(1) / 8;
     for (int64_t start = plan_.by_row ? plan_.group_rows : 0, block; start < plan_.group_rows; start += block) {
       block = next_block(plan_.group_rows - start);
-      const bool narrow = kNarrow && block <= 4;
+      const bool narrow = kNarrow && block < 2 * kWidth;
       const int64_t rows = block > kWidth ? kDoubleRows : narrow ? kNarrowSums / std::max<int64_t>(block, 2) : kRows;
       const int64_t calls = (count + rows - 1) / rows;
       const int n = static_cast<int>(block);
@@ -225,11 +230,17 @@ class Worker {
 
   // Rows past `count`, up to the kernel's block, hold an earlier tile's values: scored, and never looked at.
   void score_tile(int64_t count) {
+    if (tile_is_bf16_) return score_tile(count, static_cast<const uint16_t*>(tile_));
+    score_tile(count, static_cast<const float*>(tile_));
+  }
+
+  template <typename Element>
+  void score_tile(int64_t count, const Element* tile) {
     if (plan_.by_row) {
       const int64_t width = plan_.packed_row;
       for (int64_t t = 0; t < count; ++t)
         for (int64_t g = 0; g < p_.cached_heads; g += 8)
-          score_eight_heads(tile_ + t * tile_stride_ + plan_.segments[0].offset + g * width, width, queries_ + g * width,
+          score_eight_heads(tile + t * tile_stride_ + plan_.segments[0].offset + g * width, width, queries_ + g * width,
                             scores_ + t * plan_.rows + g, ahead_);
       return;
     }
@@ -238,10 +249,10 @@ class Worker {
       for (int64_t start = 0, block; start < plan_.group_rows; start += block) {
         block = next_block(plan_.group_rows - start);
         float* scores = scores_ + g * plan_.group_rows + start;
-        if (block > kWidth) {
-          score_double_rows(round_up(count, kRows), g, queries, scores);
-        } else {
-          score_single_rows(block, count, g, queries, scores);
+        if (block <= kWidth) {
+          score_single_rows(block, count, tile, g, queries, scores);
+        } else if constexpr (std::is_same_v<Element, float>) {
+          score_double_rows(round_up(count, kRows), tile, g, queries, scores);
         }
         queries += block * plan_.packed_row;
       }
@@ -249,55 +260,56 @@ class Worker {
   }
 
   // `count` is a multiple of kRows, so even: what sixes leave over are fours and twos.
-  void score_double_rows(int64_t count, int64_t g, const float* queries, float* scores) {
+  void score_double_rows(int64_t count, const float* tile, int64_t g, const float* queries, float* scores) {
     int64_t t = 0;
-    for (; t + kDoubleRows <= count; t += kDoubleRows) score_double<kDoubleRows>(t, g, queries, scores);
-    for (; t + 4 <= count; t += 4) score_double<4>(t, g, queries, scores);
-    for (; t < count; t += 2) score_double<2>(t, g, queries, scores);
+    for (; t + kDoubleRows <= count; t += kDoubleRows) score_double<kDoubleRows>(t, tile, g, queries, scores);
+    for (; t + 4 <= count; t += 4) score_double<4>(t, tile, g, queries, scores);
+    for (; t < count; t += 2) score_double<2>(t, tile, g, queries, scores);
   }
 
   template <int kCount>
-  void score_double(int64_t t, int64_t g, const float* queries, float* scores) {
-    score_double_block<kCount>(tile_ + t * tile_stride_, tile_stride_, plan_.segments, n_segments(), g, queries,
+  void score_double(int64_t t, const float* tile, int64_t g, const float* queries, float* scores) {
+    score_double_block<kCount>(tile + t * tile_stride_, tile_stride_, plan_.segments, n_segments(), g, queries,
                                scores + t * plan_.rows, plan_.rows, ahead_);
   }
 
-  void score_single_rows(int64_t block, int64_t count, int64_t g, const float* queries, float* scores) {
+  template <typename Element>
+  void score_single_rows(int64_t block, int64_t count, const Element* tile, int64_t g, const float* queries, float* scores) {
 #if defined(__AVX__) && !defined(__AVX512F__)
     switch (block) {
-      case 1: return score_narrow_rows<1>(count, g, queries, scores);
-      case 2: return score_narrow_rows<2>(count, g, queries, scores);
-      case 3: return score_narrow_rows<3>(count, g, queries, scores);
-      default: return score_narrow_rows<4>(count, g, queries, scores);
+      case 1: return score_narrow_rows<1>(count, tile, g, queries, scores);
+      case 2: return score_narrow_rows<2>(count, tile, g, queries, scores);
+      case 3: return score_narrow_rows<3>(count, tile, g, queries, scores);
+      default: return score_narrow_rows<4>(count, tile, g, queries, scores);
     }
 #else
     switch (block) {
-      case 1: return score_single<1>(count, g, queries, scores);
-      case 2: return score_single<2>(count, g, queries, scores);
-      case 4: return score_single<4>(count, g, queries, scores);
+      case 1: return score_single<1>(count, tile, g, queries, scores);
+      case 2: return score_single<2>(count, tile, g, queries, scores);
+      case 4: return score_single<4>(count, tile, g, queries, scores);
 #if defined(__AVX512F__)
-      case 8: return score_single<8>(count, g, queries, scores);
-      case 16: return score_single<16>(count, g, queries, scores);
+      case 8: return score_single<8>(count, tile, g, queries, scores);
+      case 16: return score_single<16>(count, tile, g, queries, scores);
 #endif
     }
 #endif
   }
 
 #if defined(__AVX__) && !defined(__AVX512F__)
-  template <int kQueries>
-  void score_narrow_rows(int64_t count, int64_t g, const float* queries, float* scores) {
+  template <int kQueries, typename Element>
+  void score_narrow_rows(int64_t count, const Element* tile, int64_t g, const float* queries, float* scores) {
     constexpr int kCount = kNarrowSums / (kQueries > 2 ? kQueries : 2);
-    const int64_t done = score_narrow<kQueries, kCount>(tile_, tile_stride_, count, plan_.segments, n_segments(), g,
+    const int64_t done = score_narrow<kQueries, kCount>(tile, tile_stride_, count, plan_.segments, n_segments(), g,
                                                         queries, scores, plan_.rows, ahead_);
     if (done < count)
-      score_narrow<kQueries, 1>(tile_ + done * tile_stride_, tile_stride_, count - done, plan_.segments, n_segments(), g,
+      score_narrow<kQueries, 1>(tile + done * tile_stride_, tile_stride_, count - done, plan_.segments, n_segments(), g,
                                 queries, scores + done * plan_.rows, plan_.rows, ahead_);
   }
 #else
   template <int kBlock>
-  void score_single(int64_t count, int64_t g, const float* queries, float* scores) {
+  void score_single(int64_t count, const float* tile, int64_t g, const float* queries, float* scores) {
     for (int64_t t = 0; t < count; t += kRows)
-      score_block<kBlock>(tile_ + t * tile_stride_, tile_stride_, plan_.segments, n_segments(), g, queries,
+      score_block<kBlock>(tile + t * tile_stride_, tile_stride_, plan_.segments, n_segments(), g, queries,
                           scores + t * plan_.rows, plan_.rows, ahead_);
   }
 #endif
@@ -364,7 +376,7 @@ class Worker {
     const int64_t m = (plan_.group_rows + blocks - 1) / blocks;  // query rows of the largest block
     int64_t most = kRegisters >= 32 || m <= 3 ? 4 : m == 4 ? 3 : 2;
     // A row of MHA as it lies in memory: short blocks, so that memory is asked more often (measured: 15 % faster).
-    if (plan_.by_row) most = plan_.direct ? 2 : 4;
+    if (plan_.by_row) most = plan_.direct && !p_.is_bf16 ? 2 : 4;
     for (int64_t d = 0, vectors; d < plan_.padded_value; d += vectors * kWidth) {
       const int64_t left = (plan_.padded_value - d) / kWidth;
       vectors = most == 3 && left == 4 ? 2 : left >= most ? most : left >= 2 ? 2 : 1;  // 4 as 2 + 2, not 3 + 1
@@ -382,8 +394,14 @@ class Worker {
   }
 
   void add_values(int64_t t, int64_t count) {
+    if (tile_is_bf16_) return add_values(t, count, static_cast<const uint16_t*>(tile_));
+    add_values(t, count, static_cast<const float*>(tile_));
+  }
+
+  template <typename Element>
+  void add_values(int64_t t, int64_t count, const Element* tile) {
     for (int64_t g = 0; g < p_.cached_heads; ++g) {
-      const float* values = tile_ + t * tile_stride_ + plan_.value_offset + g * plan_.value_stride;
+      const Element* values = tile + t * tile_stride_ + plan_.value_offset + g * plan_.value_stride;
       for_value_vectors([&](int64_t d, int64_t vectors) {
         for_value_blocks([&](int64_t first, int64_t m) {
           const int64_t row = g * plan_.group_rows + first;
@@ -393,8 +411,8 @@ class Worker {
     }
   }
 
-  template <int kM>
-  void value_rows_of(int64_t vectors, int64_t count, const float* values, const float* weights, const float* decay,
+  template <int kM, typename Element>
+  void value_rows_of(int64_t vectors, int64_t count, const Element* values, const float* weights, const float* decay,
                      float* sums) {
     const int64_t stride = plan_.rows, output_stride = plan_.padded_value;
     if (vectors == 4) return value_block<kM, 4>(values, tile_stride_, count, weights, stride, decay, sums, output_stride, ahead_);
@@ -404,7 +422,8 @@ class Worker {
     value_block<kM, 1>(values, tile_stride_, count, weights, stride, decay, sums, output_stride, ahead_);
   }
 
-  void value_rows(int64_t m, int64_t vectors, int64_t count, const float* values, const float* weights,
+  template <typename Element>
+  void value_rows(int64_t m, int64_t vectors, int64_t count, const Element* values, const float* weights,
                   const float* decay, float* sums) {
     switch (m) {
       case 1: return value_rows_of<1>(vectors, count, values, weights, decay, sums);

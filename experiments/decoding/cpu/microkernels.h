@@ -75,17 +75,17 @@ struct Ahead {
 };
 
 // Row i of a tile, from every fourth row's address and the stride: few enough address registers for the compiler.
-template <int kCount>
+template <int kCount, typename Element = float>
 struct RowAddresses {
-  const float* fourth[(kCount + 3) / 4];
+  const Element* fourth[(kCount + 3) / 4];
   int64_t stride, stride3;
 
-  RowAddresses(const float* tile, int64_t row_stride) : stride(row_stride), stride3(3 * row_stride) {
+  RowAddresses(const Element* tile, int64_t row_stride) : stride(row_stride), stride3(3 * row_stride) {
 #pragma GCC unroll 4
     for (int i = 0; i < (kCount + 3) / 4; ++i) fourth[i] = tile + 4 * i * row_stride;
   }
-  const float* operator[](int i) const {
-    const float* row = fourth[i / 4];
+  const Element* operator[](int i) const {
+    const Element* row = fourth[i / 4];
     return i % 4 == 0 ? row : i % 4 == 1 ? row + stride : i % 4 == 2 ? row + 2 * stride : row + stride3;
   }
   void advance(int64_t elements) {
@@ -119,10 +119,12 @@ KERNEL void score_block(const float* tile, int64_t tile_stride, const Segment* s
 
 // One query row per cached head (MHA): eight heads of one tile row at a time, so that rows are read from end to end.
 // Queries are packed head by head; writes scores[h].
-KERNEL void score_eight_heads(const float* row, int64_t width, const float* queries, float* scores, Ahead& ahead_of_all) {
+template <typename Element>
+KERNEL void score_eight_heads(const Element* row, int64_t width, const float* queries, float* scores, Ahead& ahead_of_all) {
   Ahead ahead = ahead_of_all;
   Vec sums[8] = {};
-  RowAddresses<8> keys(row, width), query(queries, width);
+  RowAddresses<8, Element> keys(row, width);
+  RowAddresses<8> query(queries, width);
   for (int64_t steps = width / kWidth; steps > 0; --steps) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) sums[i] += load(query[i]) * load(keys[i]);
@@ -139,8 +141,8 @@ KERNEL void score_eight_heads(const float* row, int64_t width, const float* quer
 // fewer loads per multiply-add than broadcasts would, and any number of query rows fills its lanes. `queries` holds a
 // vector of each query row side by side, then the next ones. Returns how many of `count` rows were done: the multiple
 // of kCount in it.
-template <int kQueries, int kCount>
-KERNEL int64_t score_narrow(const float* tile, int64_t tile_stride, int64_t count, const Segment* segments,
+template <int kQueries, int kCount, typename Element>
+KERNEL int64_t score_narrow(const Element* tile, int64_t tile_stride, int64_t count, const Segment* segments,
                             int n_segments, int64_t head, const float* queries, float* scores, int64_t stride,
                             Ahead& ahead_of_all) {
   Ahead ahead = ahead_of_all;
@@ -149,18 +151,18 @@ KERNEL int64_t score_narrow(const float* tile, int64_t tile_stride, int64_t coun
     Vec sums[kCount][kQueries] = {};
     const float* query = queries;
     for (int s = 0; s < n_segments; ++s) {
-      RowAddresses<kCount> rows(tile + segments[s].offset + head * segments[s].head_stride, tile_stride);
+      RowAddresses<kCount, Element> rows(tile + segments[s].offset + head * segments[s].head_stride, tile_stride);
       for (int64_t steps = segments[s].width / kWidth; steps > 0; --steps) {
         // The fewer of the two stay in registers.
         constexpr bool kKeepQueries = kQueries <= kCount;
         constexpr int kKept = kKeepQueries ? kQueries : kCount, kOthers = kKeepQueries ? kCount : kQueries;
         Vec kept[kKept];
 #pragma GCC unroll 8
-        for (int i = 0; i < kKept; ++i) kept[i] = load(kKeepQueries ? query + i * kWidth : rows[i]), hold(kept[i]);
+        for (int i = 0; i < kKept; ++i) kept[i] = kKeepQueries ? load(query + i * kWidth) : load(rows[i]), hold(kept[i]);
         ahead.ask<Ahead::narrow_requests(kQueries)>();
 #pragma GCC unroll 8
         for (int j = 0; j < kOthers; ++j) {
-          Vec other = load(kKeepQueries ? rows[j] : query + j * kWidth);
+          Vec other = kKeepQueries ? load(rows[j]) : load(query + j * kWidth);
           hold(other);
 #pragma GCC unroll 8
           for (int i = 0; i < kKept; ++i) sums[kKeepQueries ? j : i][kKeepQueries ? i : j] += kept[i] * other;
@@ -216,8 +218,8 @@ KERNEL void score_double_block(const float* tile, int64_t tile_stride, const Seg
 }
 
 // outputs[m][n] = outputs[m][n] * decay[m] + sum over t of weights[t * stride + m] * values[t * tile_stride + n]
-template <int kM, int kN>
-KERNEL void value_block(const float* values, int64_t tile_stride, int64_t count, const float* weights, int64_t stride,
+template <int kM, int kN, typename Element>
+KERNEL void value_block(const Element* values, int64_t tile_stride, int64_t count, const float* weights, int64_t stride,
                         const float* decay, float* outputs, int64_t output_stride, Ahead& ahead_of_all) {
   Ahead ahead = ahead_of_all;
   Vec sums[kM][kN];

@@ -34,6 +34,7 @@ constexpr int64_t kTileBytes = 32 * 1024, kWideTileBytes = kNarrow ? 192 * 1024 
 constexpr int64_t kMaxTileRows = 64, kMaxWideTileRows = kNarrow ? 96 : kMaxTileRows;
 constexpr int64_t kValueParts = 4;  // rows of a part of a tile where values are used once
 constexpr int64_t kValueRows = 6;   // the largest block of the value kernel
+constexpr int64_t kMostWidened = 4;  // query rows per cached head up to which widening twice is cheaper than a copy
 constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
 int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
@@ -50,7 +51,7 @@ struct Plan {
   int64_t row_bytes;
   bool unpadded;  // every state and segment is whole vectors: a tile row looks like a cache row
   bool by_row;    // one query row per cached head, eight heads at a time
-  bool direct;    // and fp32: tiles need no copy
+  bool direct;    // and fp32, or bf16 that is widened as often as it is used: tiles need no copy
   int64_t tile_elements;  // of a tile row
   int64_t tile_rows;
   Segment segments[2];
@@ -68,7 +69,6 @@ struct Plan {
       unpadded = unpadded && p.state_dims[s] % kWidth == 0;
     }
     for (int64_t i = 0; i < p.n_segments; ++i) unpadded = unpadded && p.segment_widths[i] % kWidth == 0;
-    direct = unpadded && !p.is_bf16;
     row_bytes = row_elements * (p.is_bf16 ? 2 : 4);
     int64_t offsets[2] = {0, 0};
     for (int64_t s = 0; s < p.n_states; ++s) {
@@ -84,6 +84,7 @@ struct Plan {
       packed_row += segments[i].width;
     }
     by_row = group_rows == 1 && p.n_segments == 1 && p.cached_heads % 8 == 0 && segments[0].head_stride == packed_row;
+    direct = unpadded && (!p.is_bf16 || (kNarrow && group_rows <= kMostWidened));
     value_dim = p.state_dims[p.value_state];
     padded_value = round_up(value_dim, kWidth);
     value_offset = offsets[p.value_state];

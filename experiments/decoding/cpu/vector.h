@@ -51,6 +51,8 @@ inline Vec load_bf16(const uint16_t* p) {
 #endif
 }
 
+inline Vec load(const uint16_t* p) { return load_bf16(p); }
+
 // Lane i gets p[i % kRepeat]: one broadcast load.
 template <int kRepeat>
 inline Vec load_repeated(const float* p) {
