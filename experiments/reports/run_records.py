@@ -1,0 +1,218 @@
+"""Run directories as records: whatever their state, one record each, and never an exception.
+
+A directory may belong to a live run, to one that was killed, to an older version, or be damaged or empty. What can be
+read is read; what cannot is said in one line (`problem`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.runs.files import read_json
+from experiments.runs.identity import NOT_IDENTITY, flatten
+from experiments.runs.run import RunState, read_status
+
+STALE_AFTER = 120.0  # seconds without a heartbeat; a live run writes one every 5, but a long step may hold it up
+NO_EXPERIMENTS = ("artifacts", "sweeps", "reference", "report")  # folders of outputs/ that hold no runs
+STALE, EMPTY, UNREADABLE = "stale", "empty", "unreadable"
+STATES = (*(str(state) for state in RunState), STALE, EMPTY, UNREADABLE)
+
+# The numbers that a run of an experiment is known by; patterns of names in its summary.
+HEADLINES = {
+    "train": ("eval/*/perplexity", "cache_bytes_per_token_per_layer"),
+    "bench": ("fastest", "median_share_of_limit"),
+    "controlled": ("statements/*",),
+    "rlhf": ("arm", "ground_truth_increase", "proxy_increase", "probe/kl"),
+}
+MOST_HEADLINES = 4
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run directory. Mappings are flat: `{"training.tokens": 500000}`."""
+
+    directory: Path
+    experiment: str
+    id: str
+    state: str  # of STATES
+    age: float | None = None  # seconds since the last sign of life
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    differences: Mapping[str, Any] = field(default_factory=dict)  # settings that are not the defaults
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def headlines(self) -> dict[str, Any]:
+        """The numbers of the summary that are shown first."""
+        plain = {name: value for name, value in self.summary.items() if isinstance(value, int | float | str)}
+        patterns = HEADLINES.get(self.experiment)
+        if patterns is None:
+            names = [name for name, value in plain.items() if not isinstance(value, str) and name != "objective"]
+        else:
+            names = [name for pattern in patterns for name in plain if fnmatchcase(name, pattern)]
+        return {name: plain[name] for name in names[:MOST_HEADLINES]}
+
+    def value_of(self, key: str) -> Any:
+        """A setting or a number of the summary by its name, or by the end of its name; None where there is none."""
+        for mapping in (self.settings, self.summary, {"id": self.id, "experiment": self.experiment}):
+            if key in mapping:
+                return mapping[key]
+        for mapping, mark in ((self.settings, "."), (self.summary, "/")):
+            for name, value in mapping.items():
+                if name.endswith(mark + key):
+                    return value
+        return None
+
+    def names(self) -> set[str]:
+        """All that `value_of` knows."""
+        return {*self.settings, *self.summary, "id", "experiment"}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "id": self.id,
+            "experiment": self.experiment,
+            "status": self.state,
+            "age_seconds": None if self.age is None else round(self.age, 1),
+            "seed": self.seed,
+            "differs": dict(self.differences),
+            "metrics": self.headlines,
+            "directory": str(self.directory),
+            "problem": self.problem,
+        }
+
+
+def run_directories(output_dir: Path) -> Iterator[Path]:
+    """Every folder outputs/<experiment>/<run id>, sorted."""
+    if not output_dir.is_dir():
+        return
+    for experiment in sorted(output_dir.iterdir()):
+        if experiment.name in NO_EXPERIMENTS or experiment.name.startswith(".") or not experiment.is_dir():
+            continue
+        try:
+            entries = sorted(experiment.iterdir())
+        except OSError:
+            continue
+        yield from (entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def read_records(output_dir: Path, *, now: datetime | None = None, stale_after: float = STALE_AFTER) -> list[RunRecord]:
+    """The records of all run directories."""
+    return [read_record(path, now=now, stale_after=stale_after) for path in run_directories(output_dir)]
+
+
+def read_record(directory: Path, *, now: datetime | None = None, stale_after: float = STALE_AFTER) -> RunRecord:
+    """One record. Damage of any file is a `problem`; the rest is read all the same."""
+    problems: list[str] = []
+    status: dict[str, Any] | None = None
+    try:
+        status = read_status(directory)
+    except OSError as error:
+        problems.append(f"status.json cannot be read ({error.strerror or type(error).__name__})")
+    if status is not None and "heartbeat" not in status and "reason" in status:  # read_status found a damaged file
+        problems.append(str(status["reason"]).replace(f"{directory}/", ""))
+        status = {"state": UNREADABLE}
+    config = _mapping(directory / "config.yaml", problems)
+    differences = _mapping(directory / "overrides.yaml", problems)
+    manifest = _mapping(directory / "manifest.json", problems)
+    summary = _mapping(directory / "summary.json", problems)
+    heartbeat = _moment((status or {}).get("heartbeat"))
+    age = None if heartbeat is None else max(0.0, ((now or datetime.now(UTC)) - heartbeat).total_seconds())
+    if status is None:
+        state = UNREADABLE if config or manifest or problems else EMPTY
+        problems.insert(0, "status.json is missing" if state == UNREADABLE else "the folder holds no run")
+    else:
+        state = str(status["state"])
+    if state == RunState.running and (age is None or age > stale_after):
+        state = STALE
+        problems.append("said to be running, but gave no sign of life since; the same command continues it")
+    if state == RunState.finished and not summary and not (directory / "summary.json").exists():
+        problems.append("finished without a summary.json")
+    if state in (RunState.failed, RunState.interrupted) and (status or {}).get("reason"):
+        problems.insert(0, _one_line(status["reason"]))  # type: ignore[index]
+    seed = manifest.get("seed", config.get("seed"))
+    return RunRecord(
+        directory=directory,
+        experiment=str(manifest.get("experiment") or directory.parent.name),
+        id=directory.name,
+        state=state,
+        age=age,
+        seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
+        settings=flatten(config),
+        differences=_special(flatten(differences)),
+        summary=summary,
+        manifest=manifest,
+        problem="; ".join(problems) or None,
+    )
+
+
+def arm_settings(record: RunRecord) -> dict[str, Any]:
+    """The settings that make a run another arm: all but its seed, and what is no part of its identity."""
+    return {
+        key: value
+        for key, value in record.settings.items()
+        if key != "seed" and key.split(".")[0] not in NOT_IDENTITY and key != "threads"
+    }
+
+
+def shown(value: Any) -> str:
+    """A setting or a number, short."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ",".join(shown(item) for item in value) + "]"
+    return _one_line(value)
+
+
+def _special(differences: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in differences.items() if key.split(".")[0] not in NOT_IDENTITY}
+
+
+def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
+    """A JSON or YAML file that holds a mapping; {} and a problem where it is damaged, {} where it is absent."""
+    try:
+        if path.suffix == ".json":
+            value = read_json(path)
+        else:
+            value = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read ({error.strerror or type(error).__name__})")
+        return {}
+    except (ValueError, yaml.YAMLError, RecursionError):
+        problems.append(f"{path.name} is damaged")
+        return {}
+    if value is None and path.suffix != ".json":
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"{path.name} is damaged: it holds no mapping")
+        return {}
+    return {str(key): item for key, item in value.items()}
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _one_line(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 160 else text[:157] + "..."

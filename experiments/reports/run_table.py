@@ -1,0 +1,139 @@
+"""`rl-exp report runs`: a table of run directories, chosen and sorted."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.reports.run_records import EMPTY, STALE, STATES, UNREADABLE, RunRecord, shown
+
+STATE_COLOURS = {
+    "finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", STALE: "yellow",
+    EMPTY: "dim", UNREADABLE: "red",
+}  # fmt: skip
+SORTED_BY = ("age", "id", "experiment", "status")  # beside any setting or metric
+
+
+def choose_runs(
+    records: Sequence[RunRecord],
+    *,
+    experiments: Sequence[str] = (),
+    states: Sequence[str] = (),
+    filters: Sequence[str] = (),
+) -> list[RunRecord]:
+    """The runs of these experiments and states, for which every `key=value` holds (`*` and `?` match anything).
+
+    Raises ValueError for a state, an experiment or a key that no run has.
+    """
+    for state in states:
+        if state not in STATES:
+            raise ValueError(f"status {state} does not exist: use {', '.join(STATES)}")
+    known = sorted({record.experiment for record in records})
+    for experiment in experiments:
+        if records and experiment not in known:
+            raise ValueError(f"no run of experiment {experiment} is here: there are {', '.join(known)}")
+    chosen = [
+        record
+        for record in records
+        if (not experiments or record.experiment in experiments) and (not states or record.state in states)
+    ]
+    for text in filters:
+        key, sign, wanted = text.partition("=")
+        if not sign or not key:
+            raise ValueError(f"filter {text!r} cannot be read: write key=value, such as attention.mechanism=gta")
+        _require_key(key, chosen)
+        chosen = [record for record in chosen if _matches(record.value_of(key), wanted)]
+    return chosen
+
+
+def sort_runs(records: Sequence[RunRecord], key: str, *, reverse: bool = False) -> list[RunRecord]:
+    """By age (newest first), id, experiment, status, or any setting or metric (smallest first; runs without it last).
+
+    Raises ValueError for a key that no run has.
+    """
+    if key == "age":
+        return _sorted(records, lambda record: record.age, reverse)
+    if key == "status":
+        return _sorted(records, lambda record: record.state, reverse)
+    _require_key(key, records)
+    return _sorted(records, lambda record: record.value_of(key), reverse)
+
+
+def _sorted(records: Sequence[RunRecord], value: Any, reverse: bool) -> list[RunRecord]:
+    have = [record for record in records if value(record) is not None]
+    rest = [record for record in records if value(record) is None]
+    numbers = all(isinstance(value(record), int | float) for record in have)
+    have.sort(key=value if numbers else lambda record: str(value(record)), reverse=reverse)
+    return [*have, *rest]
+
+
+def runs_table(records: Sequence[RunRecord]) -> Table:
+    """One row per run: identity, state, age, what is special about it, and the numbers that it is known by."""
+    several = len({record.experiment for record in records}) > 1
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    table.title = f"{len(records)} run{'' if len(records) == 1 else 's'}"
+    table.add_column("run", no_wrap=True)
+    if several:
+        table.add_column("experiment", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    table.add_column("what differs from the defaults; results", overflow="fold", ratio=1)
+    for record in records:
+        what = "  ".join(f"{_short_key(key)}={shown(value)}" for key, value in record.differences.items())
+        lines = [f"[cyan]{escape(what)}[/]" if what else "[dim]all defaults[/]" if record.settings else ""]
+        lines.append(escape(" · ".join(f"{_short_name(name)} {shown(v)}" for name, v in record.headlines.items())))
+        lines.append(f"[dim]{escape(record.problem)}[/]" if record.problem else "")
+        colour = STATE_COLOURS.get(record.state, "red")
+        cells = [escape(record.id), *([escape(record.experiment)] if several else [])]
+        text = "\n".join(line for line in lines if line)
+        table.add_row(*cells, f"[{colour}]{record.state}[/]", age_of(record.age), text)
+    return table
+
+
+def age_of(seconds: float | None) -> str:
+    """`3 min`, `5 h`, `12 d`."""
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _require_key(key: str, records: Sequence[RunRecord]) -> None:
+    if not records or any(record.value_of(key) is not None for record in records):
+        return
+    known = sorted(set().union(*(record.names() for record in records)))
+    if any(name == key or name.endswith((f".{key}", f"/{key}")) for name in known):
+        return  # there, and null everywhere
+    near = difflib.get_close_matches(key, [*known, *(name.rsplit(".", 1)[-1] for name in known)], n=1)
+    raise ValueError(f"no run has a setting or metric {key}." + (f" Did you mean {near[0]}?" if near else ""))
+
+
+def _matches(value: Any, wanted: str) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(wanted.replace(",", "")) == value
+        except ValueError:
+            pass
+    if isinstance(value, bool) or value is None:
+        return shown(value) == wanted.lower()
+    return fnmatchcase(str(value), wanted)
+
+
+def _short_key(key: str) -> str:
+    return key.rsplit(".", 1)[-1] if key.count(".") > 1 else key
+
+
+def _short_name(name: str) -> str:
+    """`eval/web_bible/perplexity` as `web bible perplexity`."""
+    parts = name.split("/")
+    return " ".join(parts[1:] if len(parts) > 1 and parts[0] in ("eval", "probe", "statements") else parts).replace(
+        "_", " "
+    )
