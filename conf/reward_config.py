@@ -43,6 +43,15 @@ class Normalisation(Enum):
     batch = "batch"  # whitened in every batch
 
 
+class OffPolicy(Enum):
+    """Where off-policy pairs come from: see experiments/training/completion_sources.py."""
+
+    corpus = "corpus"  # real continuations, of other sentences
+    hot = "hot"  # the policy at a high temperature
+    uniform = "uniform"  # random tokens
+    dataset = "dataset"  # the pair that a preference data set has for each prompt
+
+
 @dataclass
 class ScaledConfig:
     """The ground truth, shrunk on a share of the prompts (good-teacher paper, appendix F.1)."""
@@ -77,6 +86,8 @@ class TrainedRewardConfig:
 
     pairs: int = 1024
     on_policy_share: float = 1.0  # share of prompts whose pair the initial policy sampled
+    off_policy: OffPolicy = OffPolicy.corpus  # of the other prompts
+    layers: int | None = None  # leading blocks of the policy that are kept; null: all
     label_noise: float = 0.0  # share of labels turned round
     epochs: int = 1
     batch_size: int = 32

@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 
 from conf.policy_gradient_config import PolicyGradientConfig
-from conf.reward_config import RewardConfig
+from conf.reward_config import RewardConfig, named_reward
 from conf.task_config import TaskConfig
 from conf.train_config import TrainConfig
 
@@ -71,6 +71,8 @@ class RlhfConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in self.other_rewards:
+            named_reward(name)
         if self.probe.prompts > self.task.prompts:
             raise ValueError(
                 f"probe.prompts={self.probe.prompts}, but task.prompts={self.task.prompts}: lower the first or raise "

@@ -24,7 +24,7 @@ import experiments.models.transformer  # noqa: F401 (registers our models with t
 from conf.compose import plain
 from conf.rlhf_config import RlhfConfig
 from conf.train_config import TrainConfig
-from experiments.data.corpus import prepare_corpus
+from experiments.data.corpus import TokenisedCorpus, prepare_corpus
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.identity import content_hash, run_id
 from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
@@ -56,19 +56,22 @@ class PreparedPolicy:
     path: str  # of the model, a folder or hub name
 
     def sampler(self, task: Task) -> RolloutSampler:
-        """Draws completions from `model` as it then is: the decode engine for our models, else `generate`."""
-        longest = max(len(prompt.tokens) for prompt in task.prompts)
-        if isinstance(self.model, RlExpForCausalLM):
-            return EngineSampler(
-                self.model,
-                self.tokenizer,
-                longest_prompt=longest,
-                max_new_tokens=task.max_new_tokens,
-                stop_tokens=task.stop_tokens,
-            )
-        return GenerateSampler(
-            self.model, self.tokenizer, max_new_tokens=task.max_new_tokens, stop_tokens=task.stop_tokens
+        """Draws completions from `model` as it then is."""
+        return _sampler(self.model, self.tokenizer, task)
+
+    def initial_sampler(self, task: Task) -> RolloutSampler:
+        """Draws completions from the policy as it was at the start."""
+        return _sampler(self.reference, self.tokenizer, task)
+
+
+def _sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> RolloutSampler:
+    """The decode engine for our models, else `generate` of transformers."""
+    longest, most = max(len(prompt.tokens) for prompt in task.prompts), task.max_new_tokens
+    if isinstance(model, RlExpForCausalLM):
+        return EngineSampler(
+            model, tokenizer, longest_prompt=longest, max_new_tokens=most, stop_tokens=task.stop_tokens
         )
+    return GenerateSampler(model, tokenizer, max_new_tokens=most, stop_tokens=task.stop_tokens)
 
 
 def prepare_policy(config: RlhfConfig, run: Run, device: torch.device) -> PreparedPolicy:
@@ -158,9 +161,8 @@ def prepare_task(config: RlhfConfig, run: Run, policy: PreparedPolicy) -> Task:
     fluency = None
     if task.fluency_weight:
         fluency = FluencyTerm(task.fluency_weight, partial(mean_log_probability, policy.reference), policy.address)
-    corpus = prepare_corpus(run.artifacts, config.data.corpus_source(), config.tokenizer.tokenizer_choice())
     return prepare_sentiment(
-        corpus,
+        prepare_text(config, run),
         prompts=task.prompts,
         prompt_tokens=task.prompt_tokens,
         max_new_tokens=task.max_new_tokens,
@@ -169,6 +171,11 @@ def prepare_task(config: RlhfConfig, run: Run, policy: PreparedPolicy) -> Task:
         fluency=fluency,
         tokenizer=policy.tokenizer,
     )
+
+
+def prepare_text(config: RlhfConfig, run: Run) -> TokenisedCorpus:
+    """The text that prompts and real continuations come from: that of the policy."""
+    return prepare_corpus(run.artifacts, config.data.corpus_source(), config.tokenizer.tokenizer_choice())
 
 
 def mean_log_probability(
@@ -191,5 +198,9 @@ def prepare_probe(config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Ta
         "seed": PROBE_SEED,
     }
     return stored_probe(
-        run.artifacts, recipe, task, samples, lambda: policy.sampler(task).sample(prompts, samples, seed=PROBE_SEED)
+        run.artifacts,
+        recipe,
+        task,
+        samples,
+        lambda: policy.initial_sampler(task).sample(prompts, samples, seed=PROBE_SEED),
     )

@@ -6,16 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conf.reward_config import RewardConfig, named_reward
+from conf.reward_config import OffPolicy, RewardConfig, RewardFamily, named_reward
 from conf.rlhf_config import RlhfConfig
-from experiments.prepare import PreparedPolicy
+from experiments.prepare import PreparedPolicy, prepare_text
 from experiments.rewards.families import synthetic_reward
 from experiments.rewards.normalisation import Normaliser
 from experiments.rewards.prompt_constants import with_prompt_spread
 from experiments.rewards.reward import Reward, checked
+from experiments.rewards.trained import TrainedReward
 from experiments.runs.run import Run
 from experiments.tasks.task import Floats, Outputs, Task
+from experiments.training.completion_sources import (
+    CompletionSource,
+    CorpusContinuations,
+    DatasetPairs,
+    PolicySamples,
+    UniformTokens,
+)
+from experiments.training.preference_pairs import stored_preference_pairs
 from experiments.training.probe import Probe
+from experiments.training.reward_model import stored_reward_model
+
+HOT_TEMPERATURE = 1.5  # of off-policy pairs that the policy itself hardly draws
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,63 @@ def prepare_rewards(
 def _reward(
     settings: RewardConfig, config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe
 ) -> Reward:
+    """The reward model itself, without constants per prompt."""
+    if settings.family is RewardFamily.trained:
+        return _trained_reward(settings, config, run, policy, task)
     return synthetic_reward(
         settings.family.value, settings.name, settings.family_settings(), probe.outputs, probe.samples, settings.seed
     )
+
+
+def _trained_reward(
+    settings: RewardConfig, config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task
+) -> TrainedReward:
+    """A Bradley-Terry reward model on pairs of this policy and task; pairs and model are artifacts."""
+    trained = settings.trained
+    run.console.print(
+        f"[bold]reward[/]    {settings.name}: preference pairs and Bradley-Terry training", highlight=False
+    )
+    pairs, made_of = stored_preference_pairs(
+        run.artifacts,
+        task,
+        task.prompts,
+        policy.tokenizer,
+        policy_address=policy.address,
+        on_policy=PolicySamples(policy.initial_sampler(task)),
+        off_policy=off_policy_source(trained.off_policy, config, run, policy, task),
+        pairs=trained.pairs,
+        on_policy_share=trained.on_policy_share,
+        label_noise=trained.label_noise,
+        seed=settings.seed,
+    )
+    model, artifact = stored_reward_model(
+        run.artifacts,
+        policy.reference,
+        policy.tokenizer,
+        pairs,
+        pairs_address=made_of.address,
+        policy_address=policy.address,
+        layers=trained.layers,
+        epochs=trained.epochs,
+        batch_size=trained.batch_size,
+        learning_rate=trained.learning_rate,
+        centre_coefficient=trained.centre_coefficient,
+        seed=settings.seed,
+    )
+    return TrainedReward(settings.name, model, {**made_of.facts, **artifact.facts, "artifact": artifact.address})
+
+
+def off_policy_source(
+    source: OffPolicy, config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task
+) -> CompletionSource:
+    """Where completions come from that the policy hardly draws."""
+    if source is OffPolicy.dataset:
+        return DatasetPairs(policy.tokenizer, task.max_new_tokens, policy.tokenizer.eos_token_id)
+    if source is OffPolicy.hot:
+        return PolicySamples(policy.initial_sampler(task), temperature=HOT_TEMPERATURE)
+    if source is OffPolicy.uniform:
+        special = set(policy.tokenizer.all_special_ids)
+        tokens = [token for token in range(len(policy.tokenizer)) if token not in special]
+        return UniformTokens(tokens, task.max_new_tokens, task.stop_tokens)
+    text = prepare_text(config, run)
+    return CorpusContinuations.read(text.train, text.tokenizer, task, tokenizer=policy.tokenizer)

@@ -26,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from conf.policy_gradient_config import KlPlace, PolicyGradientConfig, PolicyOptimizer
 from conf.rlhf_config import RlhfConfig
+from experiments.evaluate_rewards import evaluate_rewards, prepare_off_policy
 from experiments.prepare import PROBE_SEED, PreparedPolicy, prepare_policy, prepare_probe, prepare_task
 from experiments.prepare_rewards import PreparedReward, prepare_rewards
 from experiments.reward_metrics.point_properties import point_properties
@@ -51,7 +52,7 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
     task = prepare_task(config, run, policy)
     probe = prepare_probe(config, run, policy, task)
     proxy, *others = prepare_rewards([config.reward, *config.other_rewards], config, run, policy, task, probe)
-    properties = point_properties(probe.by_prompt(proxy(probe.outputs)), probe.ground_truth)
+    properties = initial_properties(config, run, policy, task, probe, proxy)
     tell(settings, run, policy, task, proxy, properties)
 
     model, reference = policy.model, policy.reference
@@ -148,6 +149,15 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
         "properties": properties,
         "objective": -values["probe/ground_truth_reward"],
     }
+
+
+def initial_properties(
+    config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe, proxy: PreparedReward
+) -> dict[str, float]:
+    """What the proxy is like for the initial policy: every property of `rl-exp reward-eval`, without intervals."""
+    off_policy = prepare_off_policy(config, run, policy, task, probe)
+    evaluation = evaluate_rewards([proxy], probe, off_policy, run.seeds.numpy("evaluation"), resamples=1)
+    return {f"reward/{name}": float(values[0]) for name, values in evaluation.values.items()}
 
 
 def tell(

@@ -1,0 +1,109 @@
+"""Every property of reward models for one policy: its probe rollouts, and pairs that are not its own, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from conf.reward_config import OffPolicy
+from conf.rlhf_config import RlhfConfig
+from experiments.prepare import PreparedPolicy
+from experiments.prepare_rewards import PreparedReward, off_policy_source
+from experiments.reward_metrics.evaluation import Evaluation, OffPolicyPairs, evaluate_reward_models
+from experiments.runs.run import Run
+from experiments.tasks.task import Outputs, Task, outputs_of
+from experiments.training.log_probabilities import token_log_probabilities
+from experiments.training.probe import Probe
+
+OFF_POLICY_SEED = 546  # all policies, arms and seeds see the same pairs
+
+
+@dataclass(frozen=True)
+class OffPolicyOutputs:
+    """Two completions of each of Q probe prompts that the policy did not draw: rows 2 q and 2 q + 1 are pair q."""
+
+    outputs: Outputs  # [2 Q]
+    log_probabilities: NDArray[np.float64]  # [Q, 2] under the policy
+    lengths: NDArray[np.int64]  # [Q, 2]
+    prompt: NDArray[np.int64]  # [Q] place among the probe prompts
+
+
+def prepare_off_policy(
+    config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe
+) -> OffPolicyOutputs | None:
+    """One pair of other completions for every probe prompt: the data set's own, else real text, else random tokens.
+
+    None where the source has no two completions for any prompt.
+    """
+    prompts = list(probe.rollouts.prompts[:: probe.samples])
+    if "chosen" in task.prompts[0].facts:
+        kind = OffPolicy.dataset
+    else:
+        kind = OffPolicy.uniform if task.name == "enumerable" else OffPolicy.corpus
+    source = off_policy_source(kind, config, run, policy, task)
+    pairs = [
+        (place, prompt, found[:2])
+        for place, (prompt, found) in enumerate(
+            zip(prompts, source.completions(prompts, 2, OFF_POLICY_SEED), strict=True)
+        )
+        if len(found) >= 2
+    ]
+    if not pairs:
+        return None
+    rows = [prompt for _, prompt, _ in pairs for _ in range(2)]
+    tokens = [row for _, _, found in pairs for row in found]
+    texts = policy.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)
+    finished = [row[-1] in task.stop_tokens for row in tokens]
+    with torch.no_grad():
+        values = token_log_probabilities(policy.reference, [prompt.tokens for prompt in rows], tokens)
+    return OffPolicyOutputs(
+        outputs=outputs_of(task, rows, texts, tokens, finished),
+        log_probabilities=values.double().sum(dim=1).cpu().numpy().reshape(-1, 2),
+        lengths=np.array([len(row) for row in tokens]).reshape(-1, 2),
+        prompt=np.array([place for place, _, _ in pairs]),
+    )
+
+
+def evaluate_rewards(
+    rewards: Sequence[PreparedReward],
+    probe: Probe,
+    off_policy: OffPolicyOutputs | None,
+    generator: np.random.Generator,
+    *,
+    resamples: int = 1000,
+) -> Evaluation:
+    """The properties of the reward models for the policy that drew the probe, with intervals over prompts."""
+    pairs = None
+    if off_policy is not None:
+        pairs = OffPolicyPairs(
+            rewards=np.stack([reward(off_policy.outputs).reshape(-1, 2) for reward in rewards]),
+            ground_truth=off_policy.outputs.ground_truth.reshape(-1, 2),
+            log_probabilities=off_policy.log_probabilities,
+            lengths=off_policy.lengths,
+            prompt=off_policy.prompt,
+        )
+    return evaluate_reward_models(
+        [reward.name for reward in rewards],
+        np.stack([probe.by_prompt(reward(probe.outputs)) for reward in rewards]),
+        probe.ground_truth,
+        probe.log_probabilities,
+        probe.lengths,
+        generator=generator,
+        off_policy=pairs,
+        outputs=same_outputs(probe),
+        resamples=resamples,
+    )
+
+
+def same_outputs(probe: Probe) -> NDArray[np.int64]:
+    """Numbers [P, N] of the different outputs of each prompt: equal numbers are equal tokens."""
+    numbers = np.empty(len(probe.rollouts), dtype=np.int64)
+    for start in range(0, len(numbers), probe.samples):
+        seen: dict[tuple[int, ...], int] = {}
+        for row in range(start, start + probe.samples):
+            numbers[row] = seen.setdefault(probe.rollouts.tokens[row], len(seen))
+    return numbers.reshape(probe.prompts, probe.samples)
