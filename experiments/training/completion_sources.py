@@ -7,13 +7,17 @@ made of a corpus have none: by default real continuations of other sentences sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from experiments.data.tokenizer import encode_documents
+from experiments.runs.artifacts import ArtifactStore
 from experiments.runs.seeds import SeedStreams
 from experiments.tasks.corpus_prompts import sentences_of
 from experiments.tasks.task import Prompt, Task
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from experiments.data.corpus import TokenisedText
 
 DOCUMENTS_AT_ONCE = 64
+FILE = "completions.parquet"
 
 Tokens = tuple[int, ...]
 
@@ -35,7 +40,7 @@ class CompletionSource(Protocol):
     fresh: bool  # whether another seed gives other completions
 
     def completions(self, prompts: Sequence[Prompt], count: int, seed: int) -> list[list[Tokens]]:
-        """`count` completions of every prompt (fewer where there are no more). They depend on prompt and seed only."""
+        """`count` completions of every prompt. They depend on prompt and seed only."""
 
     def recipe(self) -> dict[str, Any]:
         """All that decides them, as plain JSON."""
@@ -147,6 +152,8 @@ class DatasetPairs:
     fresh: bool = False
 
     def completions(self, prompts: Sequence[Prompt], count: int, seed: int) -> list[list[Tokens]]:
+        if count != 2:
+            raise ValueError(f"a data set has pairs of completions, not {count}")
         result = []
         for prompt in prompts:
             missing = {"chosen", "rejected"} - set(prompt.facts)
@@ -163,6 +170,42 @@ class DatasetPairs:
 
     def recipe(self) -> dict[str, Any]:
         return {"source": "dataset"}
+
+
+class StoredCompletions:
+    """Another source, each of whose draws is kept as an artifact, so that all sets of pairs share it.
+
+    A draw is made for all prompts of a group at once, whichever of them are asked for. `origin` names what decides the
+    completions beside source and seed: policy, task, prompts.
+    """
+
+    def __init__(
+        self,
+        source: CompletionSource,
+        store: ArtifactStore,
+        origin: Mapping[str, Any],
+        groups: Sequence[Sequence[Prompt]],
+    ) -> None:
+        self.source, self.store, self.origin, self.fresh = source, store, origin, source.fresh
+        self.group_of = {prompt.index: number for number, group in enumerate(groups) for prompt in group}
+        self.groups = groups
+
+    def completions(self, prompts: Sequence[Prompt], count: int, seed: int) -> list[list[Tokens]]:
+        number = self.group_of[prompts[0].index]
+        recipe = {**self.origin, **self.recipe(), "group": number, "count": count, "seed": seed}
+
+        def make(folder: Path) -> None:
+            group = self.groups[number]
+            drawn = self.source.completions(group, count, seed)
+            columns = {"prompt": [p.index for p in group], "tokens": [[list(row) for row in own] for own in drawn]}
+            pq.write_table(pa.table(columns), folder / FILE)
+
+        table = pq.read_table(self.store.get_or_make("completions", recipe, make).path / FILE).to_pydict()
+        by_prompt = dict(zip(table["prompt"], table["tokens"], strict=True))
+        return [[tuple(row) for row in by_prompt[prompt.index]] for prompt in prompts]
+
+    def recipe(self) -> dict[str, Any]:
+        return self.source.recipe()
 
 
 def _generator(seed: int, prompt: Prompt) -> np.random.Generator:

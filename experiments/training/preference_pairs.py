@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from experiments.runs.artifacts import Artifact, ArtifactStore
 from experiments.runs.seeds import SeedStreams
 from experiments.tasks.task import Floats, Prompt, Task
-from experiments.training.completion_sources import CompletionSource, Tokens
+from experiments.training.completion_sources import CompletionSource, StoredCompletions, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = 1  # raise it whenever equal recipes would give other pairs
 FILE = "pairs.parquet"
-CANDIDATES = 4  # completions among which two are sought that the ground truth tells apart
+MOST_TRIES = 32  # pairs looked at, on average, for one that the ground truth tells apart
 HELD_OUT_SHARE = 0.125  # of the prompts
 HELD_OUT_PAIRS = 128  # on-policy, and as many off-policy
 
@@ -98,9 +98,7 @@ def make_preference_pairs(
     if len(prompts) < 16:
         raise ValueError(f"{len(prompts)} prompts are too few for preference pairs: raise task.prompts to 16 or more")
     streams = SeedStreams(seed)
-    order = [prompts[i] for i in streams.numpy("prompts").permutation(len(prompts))]
-    held_out_prompts = max(1, round(HELD_OUT_SHARE * len(prompts)))
-    order, tests = order[:-held_out_prompts], order[-held_out_prompts:]
+    order, tests = split_prompts(prompts, seed)
     border = round(on_policy_share * len(order))
     wanted = round(on_policy_share * pairs)
     if 0 < wanted < pairs:
@@ -124,6 +122,13 @@ def make_preference_pairs(
     )
 
 
+def split_prompts(prompts: Sequence[Prompt], seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to train on, in the order of which a beginning is on-policy, and the held-out ones."""
+    order = [prompts[i] for i in SeedStreams(seed).numpy("prompts").permutation(len(prompts))]
+    border = len(order) - max(1, round(HELD_OUT_SHARE * len(prompts)))
+    return order[:border], order[border:]
+
+
 def stored_preference_pairs(
     store: ArtifactStore,
     task: Task,
@@ -138,20 +143,35 @@ def stored_preference_pairs(
     label_noise: float,
     seed: int,
 ) -> tuple[PreferencePairs, Artifact]:
-    """`make_preference_pairs` once, as an artifact of kind preference_pairs. `policy_address` names the policy."""
-    settings = {"pairs": pairs, "on_policy_share": on_policy_share, "label_noise": label_noise, "seed": seed}
-    recipe: dict[str, Any] = {
+    """`make_preference_pairs` once, as an artifact of kind preference_pairs. `policy_address` names the policy.
+
+    The completions are artifacts of their own, kind completions, which pairs of other shares, numbers and label noise
+    take too.
+    """
+    settings: dict[str, Any] = {
+        "pairs": pairs,
+        "on_policy_share": on_policy_share,
+        "label_noise": label_noise,
+        "seed": seed,
+    }
+    origin = {
         "format": FORMAT,
         "policy": policy_address,
         "task": task.recipe(),
         "prompts": [prompt.index for prompt in prompts],
-        "on_policy": on_policy.recipe(),
-        "off_policy": off_policy.recipe(),
-        **settings,
     }
+    recipe = {**origin, "on_policy": on_policy.recipe(), "off_policy": off_policy.recipe(), **settings}
+    groups = split_prompts(prompts, seed)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        made = make_preference_pairs(task, prompts, tokenizer, on_policy=on_policy, off_policy=off_policy, **settings)
+        made = make_preference_pairs(
+            task,
+            prompts,
+            tokenizer,
+            on_policy=StoredCompletions(on_policy, store, origin, groups),
+            off_policy=StoredCompletions(off_policy, store, origin, groups),
+            **settings,
+        )
         write_pairs(folder / FILE, made, tokenizer)
         return facts_of(made)
 
@@ -214,19 +234,22 @@ class _PairMaker:
     def pairs(
         self, name: str, source: CompletionSource, prompts: Sequence[Prompt], wanted: int, *, held_out: bool
     ) -> PreferencePairs:
-        """`wanted` pairs with right labels, round after round over the prompts (fewer where a source has no more)."""
+        """`wanted` pairs with right labels, round after round over the prompts.
+
+        Fewer where a source has no more, and where the ground truth hardly ever tells two completions apart. ValueError
+        where it never does.
+        """
         found: list[tuple[Prompt, Tokens, Tokens, float, float]] = []
-        rounds = 0
-        while len(found) < wanted and (source.fresh or rounds == 0):
+        rounds = tried = 0
+        while len(found) < wanted and tried < MOST_TRIES * wanted and (source.fresh or rounds == 0):
             asked = prompts[: wanted - len(found)]
-            before = len(found)
             found += self._one_round(source, asked, self.streams.integer(f"{name}/{rounds}"))
-            rounds += 1
-            if len(found) == before and len(asked) == min(len(prompts), wanted):
-                raise ValueError(
-                    f"the ground truth of task {self.task.name} tells none of {CANDIDATES} completions of {len(asked)} "
-                    f"prompts apart ({name.replace('/', ', ')}): no reward model can be trained on it"
-                )
+            rounds, tried = rounds + 1, tried + len(asked)
+        if wanted and not found:
+            raise ValueError(
+                f"the ground truth of task {self.task.name} is equal in each of {tried} pairs of completions "
+                f"({name.replace('/', ', ')}): no reward model can be trained on it"
+            )
         return PreferencePairs(
             prompts=tuple(row[0] for row in found),
             chosen=tuple(row[1] for row in found),
@@ -240,21 +263,17 @@ class _PairMaker:
     def _one_round(
         self, source: CompletionSource, prompts: Sequence[Prompt], seed: int
     ) -> list[tuple[Prompt, Tokens, Tokens, float, float]]:
-        """At most one pair of every prompt: its first completion and the first that the ground truth tells from it."""
-        completions = source.completions(prompts, CANDIDATES, seed)
-        owners = [prompt for prompt, own in zip(prompts, completions, strict=True) for _ in own]
+        """A pair of every prompt whose two completions the ground truth tells apart."""
+        completions = source.completions(prompts, 2, seed)
         tokens = [row for own in completions for row in own]
         texts = self.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)
-        truth, _ = self.task.score(owners, texts, tokens)
+        truth, _ = self.task.score([prompt for prompt in prompts for _ in range(2)], texts, tokens)
         found = []
-        place = 0
-        for prompt, own in zip(prompts, completions, strict=True):
-            values = truth[place : place + len(own)]
-            place += len(own)
-            others = np.flatnonzero(values != values[0])
-            if len(others):
-                i, j = (0, int(others[0])) if values[0] > values[others[0]] else (int(others[0]), 0)
-                found.append((prompt, own[i], own[j], float(values[i]), float(values[j])))
+        for prompt, (a, b), (value_a, value_b) in zip(prompts, completions, truth.reshape(-1, 2).tolist(), strict=True):
+            if value_a > value_b:
+                found.append((prompt, a, b, value_a, value_b))
+            elif value_b > value_a:
+                found.append((prompt, b, a, value_b, value_a))
         return found
 
 

@@ -37,6 +37,7 @@ from experiments.training.preference_pairs import PreferencePairs
 FORMAT = 1  # raise it whenever equal recipes would give another reward model
 HISTORY = "training.jsonl"
 CONFIDENCE_BINS = 10
+BATCHES_SORTED = 8
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor, centre_coefficient: float) -> Tensor:
@@ -65,9 +66,8 @@ def train_reward_model(
     model.train()
     step = 0
     for epoch in range(epochs):
-        permutation = order.permutation(len(training))
-        for start in range(0, len(training), batch_size):
-            batch = training.take(permutation[start : start + batch_size])
+        for rows in batches_of_similar_length(training, batch_size, order):
+            batch = training.take(rows)
             prompts = [prompt.tokens for prompt in batch.prompts]
             scores = reward_scores(model, prompts * 2, batch.chosen + batch.rejected)
             chosen, rejected = scores.chunk(2)
@@ -87,6 +87,23 @@ def train_reward_model(
         model.train()
     model.eval()
     return history
+
+
+def batches_of_similar_length(
+    pairs: PreferencePairs, batch_size: int, generator: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """The rows of every batch of an epoch: random, but within each `BATCHES_SORTED` batches sorted by length.
+
+    So little padding is computed, and batches still come in random order.
+    """
+    lengths = np.array([max(len(a), len(b)) for a, b in zip(pairs.chosen, pairs.rejected, strict=True)])
+    order = generator.permutation(len(pairs))
+    batches = []
+    for start in range(0, len(order), BATCHES_SORTED * batch_size):
+        rows = order[start : start + BATCHES_SORTED * batch_size]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
 
 
 @torch.no_grad()

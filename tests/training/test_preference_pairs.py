@@ -106,7 +106,7 @@ def test_a_ground_truth_that_tells_nothing_apart_is_refused():
         def score(self, prompts, texts, tokens):
             return np.zeros(len(tokens)), {}
 
-    with pytest.raises(ValueError, match="tells none of 4 completions"):
+    with pytest.raises(ValueError, match="equal in each"):
         make_preference_pairs(Constant(), TASK.prompts, NumbersAsText(), **arguments(1.0))
 
 
@@ -128,3 +128,23 @@ def test_stored_pairs_are_read_as_they_were_made_and_made_once(tmp_path):
     assert artifact.facts["pairs"] == 100
     _, other = stored_preference_pairs(store, TASK, TASK.prompts, NumbersAsText(), policy_address="b", **settings)
     assert other.address != artifact.address
+
+
+def test_arms_draw_the_completions_that_they_share_once(tmp_path):
+    store, policy = ArtifactStore(tmp_path), RandomPolicy()
+    drawn = []
+    for share in (1.0, 0.75, 0.5, 0.25):
+        settings = arguments(share) | {"on_policy": PolicySamples(policy)}
+        pairs, _ = stored_preference_pairs(store, TASK, TASK.prompts, NumbersAsText(), policy_address="a", **settings)
+        assert content(pairs) == content(made(share))
+        drawn.append(policy.drawn)
+    assert drawn[1:] == drawn[:1] * 3
+
+
+def test_a_ground_truth_that_seldom_tells_apart_gives_the_pairs_that_there_are():
+    class Rare(CountingTask):
+        def score(self, prompts, texts, tokens):
+            return np.array([float(row[:2] == (3, 4)) for row in tokens]), {}
+
+    training = make_preference_pairs(Rare(), TASK.prompts, NumbersAsText(), **arguments(1.0)).training
+    assert 0 < len(training) < 100

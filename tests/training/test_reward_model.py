@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from experiments.tasks.task import outputs_of
 from experiments.training.completion_sources import PolicySamples, UniformTokens
 from experiments.training.preference_pairs import make_preference_pairs
 from experiments.training.reward_model import (
+    batches_of_similar_length,
     bradley_terry_loss,
     calibration_error,
     evaluate_reward_model,
@@ -96,6 +98,19 @@ def test_calibration_error_is_zero_for_honest_and_large_for_boastful_margins():
     assert calibration_error(honest) < 0.01
     boastful = np.where(generator.random(len(margin)) < 0.5, 20.0, -20.0)
     assert calibration_error(boastful) == pytest.approx(0.5, abs=0.01)
+
+
+def test_batches_hold_every_pair_once_and_little_padding(pairs):
+    training = pairs.training
+    ragged = replace(training, chosen=tuple(row[: 1 + i % 6] for i, row in enumerate(training.chosen)))
+    ragged = replace(ragged, rejected=tuple(row[: 1 + i % 6] for i, row in enumerate(ragged.rejected)))
+    lengths = np.array([len(row) for row in ragged.chosen])
+    batches = batches_of_similar_length(ragged, 30, np.random.default_rng(0))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(training)))
+    padded = sum(len(rows) * lengths[rows].max() for rows in batches)
+    assert padded < 1.2 * lengths.sum()
+    firsts = [lengths[rows].mean() for rows in batches]
+    assert firsts != sorted(firsts)
 
 
 def test_a_reward_model_learns_what_tells_the_pairs_apart(pairs):
