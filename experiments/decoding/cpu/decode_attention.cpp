@@ -283,7 +283,7 @@ class Worker {
       default: return score_narrow_rows<4>(count, tile, g, queries, scores);
     }
 #else
-    switch (block) {
+    if constexpr (std::is_same_v<Element, float>) switch (block) {  // bf16 comes as a widened copy
       case 1: return score_single<1>(count, tile, g, queries, scores);
       case 2: return score_single<2>(count, tile, g, queries, scores);
       case 4: return score_single<4>(count, tile, g, queries, scores);
