@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
+
+from experiments.tasks.constraint_checks import constraint_named
 
 
 class TaskKind(Enum):
@@ -22,8 +25,14 @@ class ConstraintsConfig:
     """Checks of the text, each met or not; the ground truth is their weighted share, or 1 where all are met."""
 
     names: list[str] = field(default_factory=lambda: ["ends_with_punctuation", "contains_number"])
-    weights: list[float] | None = None  # null: equal
+    weights: list[float] | None = None  # of partial credit, made to sum to 1; null: equal
     binary: bool = True  # ground truth: 1 where all constraints are met, else 0; false: partial credit
+    arguments: dict[str, Any] = field(default_factory=dict)  # of ifeval/<id>, ifbench/<id>: name -> argument -> value
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if not name.startswith(("ifeval/", "ifbench/")):  # whose package takes seconds to import
+                constraint_named(name)
 
 
 @dataclass

@@ -16,13 +16,15 @@ import numpy as np
 
 from experiments.data.tokenizer import encode_documents
 from experiments.runs.seeds import SeedStreams
+from experiments.tasks.prompt_set import PromptSet
 from experiments.tasks.task import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from experiments.data.corpus import TokenisedText
+    from experiments.data.corpus import TokenisedCorpus, TokenisedText
 
+FORMAT = 1  # raise it whenever equal arguments would give other prompts
 DOCUMENTS_AT_ONCE = 256  # whose sentences are mixed: few documents would give prompts that are too alike
 SENTENCES_AT_ONCE = 1_024  # encoded together
 
@@ -70,6 +72,47 @@ def corpus_prompts(
     raise ValueError(
         f"task.prompts={prompts} are too many: the text has {len(found)} different beginnings of sentences of "
         f"{prompt_tokens} tokens; ask for fewer, or for another task.prompt_tokens"
+    )
+
+
+def corpus_prompt_set(
+    corpus: TokenisedCorpus,
+    *,
+    prompts: int,
+    prompt_tokens: int,
+    max_new_tokens: int,
+    seed: int = 0,
+    stop_at_sentence_end: bool = True,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    tokenizer_address: str | None = None,
+) -> PromptSet:
+    """Prompts out of the corpus's training text; completions end with the text, or with a sentence too.
+
+    `tokenizer` is the policy's, where it is another than the corpus's, with an address that names its content. `seed`
+    chooses the prompts. ValueError when the text has not so many beginnings of sentences.
+    """
+    tokenizer = corpus.tokenizer if tokenizer is None else tokenizer
+    return PromptSet(
+        prompts=corpus_prompts(
+            corpus.train,
+            corpus.tokenizer,
+            prompts=prompts,
+            prompt_tokens=prompt_tokens,
+            seed=seed,
+            tokenizer=tokenizer,
+        ),
+        max_new_tokens=max_new_tokens,
+        stop_tokens=stop_tokens_of(tokenizer, at_sentence_end=stop_at_sentence_end),
+        recipe={
+            "format": FORMAT,
+            "text": corpus.train.artifact.address,
+            "tokenizer": tokenizer_address or corpus.tokenizer_artifact.address,
+            "prompts": prompts,
+            "prompt_tokens": prompt_tokens,
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+            "stop_at_sentence_end": stop_at_sentence_end,
+        },
     )
 
 

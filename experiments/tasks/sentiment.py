@@ -8,14 +8,16 @@ still reads as text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.tasks.corpus_prompts import corpus_prompts, stop_tokens_of
+from experiments.tasks.corpus_prompts import corpus_prompt_set
+from experiments.tasks.fluency import FluencyTerm
+from experiments.tasks.prompt_set import PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
 
@@ -24,10 +26,7 @@ if TYPE_CHECKING:
 
     from experiments.data.corpus import TokenisedCorpus
 
-FORMAT = 1  # raise it whenever equal recipes would give other prompts or rewards
-
-# (tokens of the prompts, tokens of the completions) -> mean log-probability per completion token, [n] in nats
-Fluency = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Floats]
+FORMAT = 1  # raise it whenever equal recipes would give other rewards
 
 
 class VaderSentiment:
@@ -49,33 +48,36 @@ class VaderSentiment:
 
 
 @dataclass(frozen=True)
-class FluencyTerm:
-    """`weight` times the mean log-probability per token under the reference policy."""
-
-    weight: float
-    score: Fluency
-    reference: str  # address of the reference policy, for the recipe
-
-    def recipe(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {"weight": self.weight, "reference": self.reference}
-
-
-@dataclass(frozen=True)
 class SentimentTask:
-    """Made by `prepare_sentiment`."""
+    """Prompts of any origin, and the sentiment of their continuation."""
 
-    prompts: Sequence[Prompt]
-    max_new_tokens: int
-    stop_tokens: tuple[int, ...]
-    made_of: dict[str, Any]
-    spread: PromptSpread
-    fluency: FluencyTerm | None
+    prompt_set: PromptSet
+    spread: PromptSpread = field(default_factory=PromptSpread)
+    fluency: FluencyTerm | None = None
     sentiment: VaderSentiment = field(default_factory=VaderSentiment)
     name: str = "sentiment"
 
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        return self.prompt_set.prompts
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.prompt_set.max_new_tokens
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        return self.prompt_set.stop_tokens
+
     def recipe(self) -> dict[str, Any]:
-        return self.made_of
+        return {
+            "task": self.name,
+            "format": FORMAT,
+            "prompts": self.prompt_set.recipe,
+            "prompt_spread": self.spread.recipe(),
+            "fluency": None if self.fluency is None else self.fluency.recipe(),
+            "scorer": self.sentiment.version(),
+        }
 
     def score(
         self, prompts: Sequence[Prompt], texts: Sequence[str], tokens: Sequence[Sequence[int]]
@@ -84,9 +86,7 @@ class SentimentTask:
         parts = {"sentiment": self.sentiment(texts)}
         ground_truth = parts["sentiment"] + self.spread.constants(prompts)
         if self.fluency is not None:
-            parts["fluency"] = np.asarray(
-                self.fluency.score([prompt.tokens for prompt in prompts], tokens), dtype=np.float64
-            )
+            parts["fluency"] = self.fluency(prompts, tokens)
             ground_truth = ground_truth + self.fluency.weight * parts["fluency"]
         return ground_truth, parts
 
@@ -105,38 +105,15 @@ def prepare_sentiment(
     tokenizer: PreTrainedTokenizerFast | None = None,
     tokenizer_address: str | None = None,
 ) -> SentimentTask:
-    """Prompts out of the corpus's training text, and their ground truth.
-
-    `tokenizer` is the policy's, where it is another than the corpus's, with an address that names its content. `seed`
-    chooses the prompts. ValueError when the text has not so many beginnings of sentences.
-    """
-    spread = PromptSpread(prompt_spread, reward_offset)
-    tokenizer = corpus.tokenizer if tokenizer is None else tokenizer
-    return SentimentTask(
-        prompts=corpus_prompts(
-            corpus.train,
-            corpus.tokenizer,
-            prompts=prompts,
-            prompt_tokens=prompt_tokens,
-            seed=seed,
-            tokenizer=tokenizer,
-        ),
+    """The task on sentence beginnings of a corpus: see `corpus_prompt_set` for what the prompts are."""
+    prompt_set = corpus_prompt_set(
+        corpus,
+        prompts=prompts,
+        prompt_tokens=prompt_tokens,
         max_new_tokens=max_new_tokens,
-        stop_tokens=stop_tokens_of(tokenizer, at_sentence_end=stop_at_sentence_end),
-        made_of={
-            "task": "sentiment",
-            "format": FORMAT,
-            "text": corpus.train.artifact.address,
-            "tokenizer": tokenizer_address or corpus.tokenizer_artifact.address,
-            "prompts": prompts,
-            "prompt_tokens": prompt_tokens,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-            "stop_at_sentence_end": stop_at_sentence_end,
-            **spread.recipe(),
-            "fluency": None if fluency is None else fluency.recipe(),
-            "scorer": VaderSentiment.version(),
-        },
-        spread=spread,
-        fluency=fluency,
+        seed=seed,
+        stop_at_sentence_end=stop_at_sentence_end,
+        tokenizer=tokenizer,
+        tokenizer_address=tokenizer_address,
     )
+    return SentimentTask(prompt_set, PromptSpread(prompt_spread, reward_offset), fluency)
