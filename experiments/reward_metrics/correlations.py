@@ -118,6 +118,47 @@ def correlation(
     return Correlation(value, float(low), float(high), n, confidence, float(permutation_p), method)
 
 
+def correlation_difference(
+    first: ArrayLike,
+    second: ArrayLike,
+    y: ArrayLike,
+    *,
+    generator: np.random.Generator,
+    method: CorrelationMethod = CorrelationMethod.pearson,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+) -> Interval:
+    """Correlation of `first` with y minus that of `second`, with a percentile bootstrap interval over items.
+
+    Both are taken on the same resamples. Everything is NaN where a list is constant. Raises ValueError as `correlation`
+    does.
+    """
+    lists = [np.asarray(values, dtype=np.float64) for values in (first, second, y)]
+    a, b, outcome = lists
+    if a.ndim != 1 or not a.shape == b.shape == outcome.shape or a.size < 3:
+        raise ValueError(
+            f"a difference of correlations needs three lists of the same length, at least 3, not {a.shape}, {b.shape} "
+            f"and {outcome.shape}"
+        )
+    if not all(np.isfinite(values).all() for values in lists):
+        raise ValueError("a correlation needs finite numbers: drop the items with NaN or infinity first")
+    n = int(a.size)
+    if any(np.ptp(values) == 0 for values in lists):
+        return Interval(math.nan, math.nan, math.nan, n, confidence)
+
+    def difference(rows: NDArray[np.intp]) -> Floats:
+        drawn = [values[rows] for values in lists]
+        if method is CorrelationMethod.spearman:
+            drawn = [_ranks(values) for values in drawn]
+        return _pearson(drawn[0], drawn[2]) - _pearson(drawn[1], drawn[2])
+
+    with _degenerate_resamples_allowed():
+        distribution = difference(generator.integers(n, size=(resamples, n)))
+        tail = 50 * (1 - confidence)
+        low, high = np.nanpercentile(distribution, [tail, 100 - tail])
+    return Interval(float(difference(np.arange(n)[None])[0]), float(low), float(high), n, confidence)
+
+
 @dataclass(frozen=True)
 class SeedCorrelation(Interval):
     """The mean over seeds of a correlation over items (reward models); the interval is over seeds, `n` counts them."""
@@ -235,3 +276,44 @@ def statistic_interval(
             rng=generator,
         ).confidence_interval
     return Interval(value, float(result.low), float(result.high), int(sample.size), confidence)
+
+
+def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Mean of a few numbers, one per seed, with Student's t interval.
+
+    For two to five seeds, where a bootstrap of so few numbers covers far less than it says. One number has no interval
+    (NaN). Raises ValueError for no values or NaN.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or sample.size == 0 or not np.isfinite(sample).all():
+        raise ValueError(f"an interval needs a list of at least one finite number, not shape {sample.shape}")
+    value, n = float(sample.mean()), int(sample.size)
+    if n < 2:
+        return Interval(value, math.nan, math.nan, n, confidence)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n))
+    return Interval(value, value - half, value + half, n, confidence)
+
+
+def fisher_interval(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    generator: np.random.Generator,
+    degrees_of_freedom: int | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1999,
+) -> Interval:
+    """Pearson's r with the wider of Fisher's interval and a percentile bootstrap over pairs, on either side.
+
+    For a handful of points, where a bootstrap alone is too narrow and Fisher's interval rests on normality.
+    `degrees_of_freedom` (default n - 2) is lower where means of groups were taken off. NaN for a constant list; no
+    interval below 2 degrees of freedom. Raises ValueError as `correlation` does.
+    """
+    result = correlation(x, y, generator=generator, confidence=confidence, resamples=resamples)
+    free = result.n - 2 if degrees_of_freedom is None else degrees_of_freedom
+    if math.isnan(result.value) or free < 2:
+        return Interval(result.value, math.nan, math.nan, result.n, confidence)
+    half = float(stats.norm.ppf((1 + confidence) / 2)) / math.sqrt(free - 1)
+    bounded = min(max(result.value, -1 + 1e-12), 1 - 1e-12)
+    low, high = math.tanh(math.atanh(bounded) - half), math.tanh(math.atanh(bounded) + half)
+    return Interval(result.value, min(low, result.low), max(high, result.high), result.n, confidence)

@@ -1,0 +1,271 @@
+"""The figures of a sweep of `rl-exp rlhf`: curves over steps and KL divergence, and increases against properties."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.reports.rlhf_increases import Outcome, Point, increases, points_of
+from experiments.reports.rlhf_runs import Arm, Setting
+from experiments.reports.style import BLACK, GREY, PALETTE, figure_style, save_figure
+from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+LANDMARKS: dict[str, dict[str, Any]] = {
+    "ground_truth": {"color": BLACK, "linestyle": "-", "linewidth": 2.2},
+    "perfect_low_variance": {"color": GREY, "linestyle": "--", "linewidth": 2.2, "marker": "s"},
+}
+COLOURS = PALETTE[:-1]  # black is the ground truth's
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MOST_SETTINGS = 6  # rows of one figure
+AXIS = {Outcome.proxy: "proxy reward increase (std)", Outcome.ground_truth: "ground truth reward increase"}
+
+
+class ArmStyles:
+    """The same colour, marker and line for the same arm in every figure of a sweep."""
+
+    def __init__(self, settings: Sequence[Setting]) -> None:
+        labels = list(dict.fromkeys(arm.label for setting in settings for arm in setting.arms))
+        self._place = {label: place for place, label in enumerate(label for label in labels if label not in LANDMARKS)}
+
+    def of(self, arm: Arm) -> dict[str, Any]:
+        """Keyword arguments of `plot`."""
+        if arm.label in LANDMARKS:
+            return {"marker": "o", "markersize": 4, **LANDMARKS[arm.label]}
+        place = self._place[arm.label]
+        turn = place // len(COLOURS)
+        return {
+            "color": COLOURS[place % len(COLOURS)],
+            "marker": MARKERS[(place + turn) % len(MARKERS)],
+            "linestyle": ("-", "--", ":")[turn % 3],
+            "markersize": 4,
+        }
+
+
+def draw_all(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
+    """Every figure that these runs allow."""
+    styles = ArmStyles(settings)
+    shown = list(settings)[:MOST_SETTINGS]
+    figures = [draw_training_curves(shown, styles, directory), draw_over_optimisation(shown, styles, directory)]
+    for name, file in (("variance", "increase_against_variance"), ("on_policy_accuracy", "increase_against_accuracy")):
+        if any(np.isfinite([arm.property_value(name) for arm in setting.arms]).sum() > 1 for setting in shown):
+            figures.append(draw_increase_against(name, shown, correlations, styles, directory / file))
+    if correlations:
+        figures.append(draw_correlations(shown, correlations, directory))
+    return figures
+
+
+def draw_training_curves(settings: Sequence[Setting], styles: ArmStyles, directory: Path) -> Path:
+    """Proxy and ground truth on the probe prompts over steps; mean over seeds, band from the lowest to the highest."""
+    with figure_style():
+        figure, axes = _grid(settings, 2)
+        for row, setting in zip(axes, settings, strict=True):
+            for axis, outcome in zip(row, Outcome, strict=True):
+                for arm in setting.arms:
+                    steps, values = _by_seed(arm, outcome)
+                    line = axis.plot(steps, values.mean(axis=0), label=arm.label, **styles.of(arm))
+                    if len(values) > 1:
+                        colour = line[0].get_color()
+                        axis.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.12, color=colour, lw=0)
+                axis.axhline(0, color=GREY, lw=0.8)
+                axis.set_xlabel("policy-gradient steps")
+                axis.set_ylabel(AXIS[outcome])
+            _name_setting(row, setting)
+        _legend(figure, axes)
+        figure.supxlabel(_seeds(settings, "band: lowest to highest seed"), fontsize=8)
+        return save_figure(figure, directory / "training_curves")
+
+
+def draw_over_optimisation(settings: Sequence[Setting], styles: ArmStyles, directory: Path) -> Path:
+    """Proxy and ground truth against the root of the KL divergence, as Gao, Schulman and Hilton draw them."""
+    with figure_style():
+        figure, axes = _grid(settings, 2)
+        for row, setting in zip(axes, settings, strict=True):
+            for axis, outcome in zip(row, Outcome, strict=True):
+                for arm in setting.arms:
+                    _, values = _by_seed(arm, outcome)
+                    _, kl = _by_seed(arm, None)
+                    style = styles.of(arm)
+                    axis.plot(_root(kl.mean(axis=0)), values.mean(axis=0), label=arm.label, **style)
+                    for one_kl, one in zip(kl, values, strict=True):
+                        axis.plot(_root(one_kl), one, color=style["color"], lw=0.6, alpha=0.35)
+                axis.axhline(0, color=GREY, lw=0.8)
+                axis.set_xlabel("square root of KL divergence (nats)")
+                axis.set_ylabel(AXIS[outcome])
+            _name_setting(row, setting)
+        _legend(figure, axes)
+        figure.supxlabel(_seeds(settings, "thin: single seeds"), fontsize=8)
+        return save_figure(figure, directory / "over_optimisation")
+
+
+def draw_increase_against(
+    name: str,
+    settings: Sequence[Setting],
+    correlations: Sequence[dict[str, Any]],
+    styles: ArmStyles,
+    path: Path,
+) -> Path:
+    """Early increases of both, and the ground truth's at the end, against a property; arms are points."""
+    with figure_style():
+        figure, axes = _grid(settings, 3)
+        for row, setting in zip(axes, settings, strict=True):
+            steps = [point for point in points_of(setting) if not point.at_kl]
+            panels = ((Outcome.proxy, steps[0]), (Outcome.ground_truth, steps[0]), (Outcome.ground_truth, steps[-1]))
+            for axis, (outcome, point) in zip(row, panels, strict=True):
+                for arm in setting.arms:
+                    _arm_point(axis, arm, name, outcome, point, styles)
+                axis.axhline(0, color=GREY, lw=0.8)
+                axis.set_xlabel(f"{label_of(name)} before training")
+                axis.set_ylabel(AXIS[outcome])
+                axis.set_title(f"{point.label}{_coefficient(correlations, setting, name, outcome, point)}", fontsize=8)
+            _name_setting(row, setting)
+        _legend(figure, axes)
+        hollow = "hollow: the ground truth as reward, not part of r"
+        figure.supxlabel(_seeds(settings, f"bars: lowest to highest seed; {hollow}"), fontsize=8)
+        return save_figure(figure, path)
+
+
+def draw_correlations(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]], directory: Path) -> Path:
+    """Pearson's r of every property with every increase; a frame where the permutation p is at most .05."""
+    from matplotlib.patches import Rectangle
+
+    settings = [s for s in settings if any(row["setting"] == s.label for row in correlations)]
+    names = [
+        name
+        for name in dict.fromkeys(row["property"] for row in correlations)
+        if not name.startswith(("error_", "one_vs_many_")) or len(settings) == 1
+    ]
+    names.sort(key=lambda name: CHIEF_PROPERTIES.index(name) if name in CHIEF_PROPERTIES else len(CHIEF_PROPERTIES))
+    with figure_style():
+        columns = [len(points_of(setting)) * len(Outcome) for setting in settings]
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(
+            1,
+            len(settings),
+            figsize=(2.4 + 0.52 * sum(columns), 1.6 + 0.26 * len(names)),
+            squeeze=False,
+            sharey=True,
+            width_ratios=columns,
+        )
+        for axis, setting in zip(axes[0], settings, strict=True):
+            heads = [(outcome, point) for outcome in Outcome for point in points_of(setting)]
+            found = {
+                (row["property"], row["increase_of"], row["point"]): row
+                for row in correlations
+                if row["setting"] == setting.label and row["method"] == "pearson"
+            }
+            matrix = np.full((len(names), len(heads)), math.nan)
+            for i, name in enumerate(names):
+                for j, (outcome, point) in enumerate(heads):
+                    cell = found.get((name, outcome.value, point.name))
+                    if cell is None or math.isnan(cell["coefficient"]):
+                        continue
+                    matrix[i, j] = cell["coefficient"]
+                    colour = "white" if abs(matrix[i, j]) > 0.65 else "black"
+                    axis.text(j, i, _short(matrix[i, j]), ha="center", va="center", fontsize=7, color=colour)
+                    if cell["permutation_p"] <= 0.05:
+                        axis.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, lw=1.2, ec="black"))
+            image = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+            axis.grid(False)
+            axis.set_xticks(range(len(heads)), [point.label for _, point in heads], rotation=60, ha="right", fontsize=7)
+            axis.axvline(len(points_of(setting)) - 0.5, color="white", lw=3)
+            for k, outcome in enumerate(Outcome):
+                middle = (2 * k + 1) / (2 * len(Outcome))
+                axis.text(middle, 1.01, outcome.words, ha="center", va="bottom", fontsize=8, transform=axis.transAxes)
+            if setting.label:
+                axis.set_title(setting.label, fontsize=8, pad=16)
+        axes[0][0].set_yticks(range(len(names)), [label_of(name) for name in names], fontsize=8)
+        figure.colorbar(image, ax=axes[0].tolist(), shrink=0.7, label="Pearson's r")
+        n = sorted({row["reward_models"] for row in correlations})
+        count = str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}"
+        figure.supxlabel(f"n = {count} reward models; framed: permutation p at most .05, not corrected", fontsize=8)
+        return save_figure(figure, directory / "correlations")
+
+
+# Parts of figures -------------------------------------------------------------------------------------------------
+
+
+def _grid(settings: Sequence[Setting], columns: int) -> tuple[Figure, Any]:
+    import matplotlib.pyplot as plt
+
+    size = (3.5 * columns, 2.9 * len(settings) + 0.2)
+    return plt.subplots(len(settings), columns, figsize=size, squeeze=False)
+
+
+def _name_setting(row: Sequence[Axes], setting: Setting) -> None:
+    if setting.label:
+        row[0].annotate(
+            setting.label, (0, 1), xytext=(0, 16), xycoords="axes fraction", textcoords="offset points", fontsize=9,
+            fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _legend(figure: Figure, axes: Any) -> None:
+    """One for all panels, outside."""
+    entries: dict[str, Any] = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(entries.values(), entries.keys(), loc="outside right upper")
+
+
+def _by_seed(arm: Arm, outcome: Outcome | None) -> tuple[Floats, Floats]:
+    """Steps that all runs looked at, [T], and increases (or the KL, for None), [S, T]."""
+    steps = sorted(set.intersection(*(set(run.probe.steps.tolist()) for run in arm.runs)))
+    rows = []
+    for run in arm.runs:
+        curve = run.probe
+        values = curve.kl if outcome is None else curve.proxy if outcome is Outcome.proxy else curve.ground_truth
+        values = values if outcome is None else values - values[0]
+        rows.append(values[np.searchsorted(curve.steps, steps)])
+    return np.array(steps), np.array(rows)
+
+
+def _root(kl: Floats) -> Floats:
+    """Estimates of small divergences may be below 0."""
+    return np.asarray(np.sqrt(np.maximum(kl, 0)))
+
+
+def _arm_point(axis: Axes, arm: Arm, name: str, outcome: Outcome, point: Point, styles: ArmStyles) -> None:
+    values, x = increases(arm, outcome, point), arm.property_value(name)
+    if not np.isfinite(values).all() or math.isnan(x):
+        return
+    style = styles.of(arm) | {"linestyle": "none", "markersize": 6, "linewidth": 0.9}
+    if arm.is_ground_truth:
+        style["markerfacecolor"] = "white"
+    mean = values.mean()
+    reach = [[mean - values.min()], [values.max() - mean]]
+    axis.errorbar(x, mean, yerr=reach, label=arm.label, **style)
+
+
+def _coefficient(
+    correlations: Sequence[dict[str, Any]], setting: Setting, name: str, outcome: Outcome, point: Point
+) -> str:
+    wanted = (setting.label, name, outcome.value, point.name, "pearson")
+    for row in correlations:
+        if (row["setting"], row["property"], row["increase_of"], row["point"], row["method"]) == wanted:
+            low, high = _short(row["low"]), _short(row["high"])
+            return f": r = {_short(row['coefficient'])} [{low}, {high}]"
+    return ""
+
+
+def _short(value: float) -> str:
+    """-.52: a coefficient without its zero."""
+    return f"{value:+.2f}".replace("0.", ".", 1)
+
+
+def _seeds(settings: Sequence[Setting], bands: str) -> str:
+    numbers = sorted({len(arm.runs) for setting in settings for arm in setting.arms})
+    count = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"n = {count} seed{'' if count == '1' else 's'}" + (f"; {bands}" if numbers[-1] > 1 else "")

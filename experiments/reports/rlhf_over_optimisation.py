@@ -1,0 +1,96 @@
+"""What a sweep says of over-optimisation (Gao, Schulman and Hilton, 2210.10760): each rule beside its statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.reports.rlhf_effects import ABOVE_ZERO
+from experiments.reports.rlhf_increases import no_interval, value_at_step
+from experiments.reports.rlhf_runs import Arm, RlhfRun, Setting
+from experiments.reward_metrics.correlations import Interval, student_interval
+from experiments.reward_metrics.statements import Statement
+
+GAO = "Scaling Laws for Reward Model Overoptimization (2210.10760), "
+
+
+def over_optimisation(settings: Sequence[Setting], generator: np.random.Generator) -> list[Statement]:
+    """Proxies rise on while the ground truth falls; within each setting."""
+    return [item for setting in settings for item in _over_optimisation(setting)]
+
+
+def _over_optimisation(setting: Setting) -> list[Statement]:
+    within = f" ({setting.label})" if setting.label else ""
+    statements = []
+    if setting.reward_models:
+        falls, rises = _after_the_peak(setting.reward_models)
+        by = "mean over reward models, within seeds; each peak is chosen by the other seeds"
+        statements += [
+            Statement(
+                f"trained on for long, the ground truth falls behind its peak{within}",
+                GAO + "Figure 1",
+                f"ground truth at its peak minus at the end, {by}",
+                falls,
+                at_least=ABOVE_ZERO,
+            ),
+            Statement(
+                f"while the proxy goes on rising{within}",
+                GAO + "Figure 1",
+                f"proxy at the end minus at the peak of the ground truth, {by}",
+                rises,
+                at_least=ABOVE_ZERO,
+            ),
+        ]
+    by_pairs = _arms_by_pairs(setting)
+    if len(by_pairs) >= 2:
+        (fewest, few), (most, many) = by_pairs[0], by_pairs[-1]
+        seeds = sorted(set(few.seeds) & set(many.seeds))
+        gaps = [_kl_at_peak(many.runs[many.seeds.index(s)]) - _kl_at_peak(few.runs[few.seeds.index(s)]) for s in seeds]
+        statements.append(
+            Statement(
+                f"more preference pairs move the ground truth's peak to a higher KL divergence{within}",
+                GAO + "section 3.3",
+                f"KL at the peak, reward model of {most} pairs minus that of {fewest}, within seeds",
+                student_interval(gaps) if gaps else no_interval(),
+                at_least=ABOVE_ZERO,
+            )
+        )
+    return statements
+
+
+def _after_the_peak(arms: Sequence[Arm]) -> tuple[Interval, Interval]:
+    """Fall of the ground truth and rise of the proxy from the ground truth's peak to the end, by seed."""
+    seeds = sorted(set.intersection(*(set(arm.seeds) for arm in arms)))
+    if len(seeds) < 2:
+        return no_interval(), no_interval()
+    falls, rises = [], []
+    for seed in seeds:
+        fall, rise = [], []
+        for arm in arms:
+            own = arm.runs[arm.seeds.index(seed)].probe
+            others = [run.probe for run in arm.runs if run.seed != seed]
+            mean = np.mean([np.interp(own.steps, curve.steps, curve.ground_truth) for curve in others], axis=0)
+            peak = float(own.steps[int(mean.argmax())])
+            fall.append(value_at_step(own, own.ground_truth, peak) - own.ground_truth[-1])
+            rise.append(own.proxy[-1] - value_at_step(own, own.proxy, peak))
+        falls.append(float(np.mean(fall)))
+        rises.append(float(np.mean(rise)))
+    return student_interval(falls), student_interval(rises)
+
+
+def _arms_by_pairs(setting: Setting) -> list[tuple[int, Arm]]:
+    """Trained reward models that differ in nothing but their number of pairs, fewest first."""
+    groups: dict[str, list[tuple[int, Arm]]] = {}
+    for arm in setting.arms:
+        knobs = {key: value for key, value in arm.runs[0].settings.items() if key.startswith("reward.")}
+        pairs = knobs.pop("reward.trained.pairs", None)
+        knobs.pop("reward.name", None)
+        if arm.runs[0].family == "trained" and isinstance(pairs, int):
+            groups.setdefault(str(sorted(knobs.items())), []).append((pairs, arm))
+    largest = max(groups.values(), key=len, default=[])
+    return sorted(largest, key=lambda entry: entry[0])
+
+
+def _kl_at_peak(run: RlhfRun) -> float:
+    return float(run.probe.kl[int(run.probe.ground_truth.argmax())])

@@ -1,0 +1,154 @@
+"""The tables that a sweep of `rl-exp rlhf` ends with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Column, Table
+from rich.text import Text
+
+from experiments.reports.rlhf_increases import Outcome, Point, mean_increase, points_of
+from experiments.reports.rlhf_runs import Setting
+from experiments.reward_metrics.correlations import Interval
+from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
+from experiments.reward_metrics.statements import Statement, Verdict
+
+VERDICT_COLOURS = {Verdict.reproduced: "green", Verdict.not_reproduced: "red", Verdict.inconclusive: "yellow"}
+ARM_PROPERTIES = ("variance", "on_policy_accuracy", "harm_aware_accuracy")
+
+
+def arms_table(setting: Setting) -> Table:
+    """One row per arm: what it was before training, and how far the ground truth and the proxy rose."""
+    points = [point for point in points_of(setting) if not point.at_kl]
+    points, ends = [points[0], points[-1]], points[-1]
+    table = _table(
+        f"reward models as teachers{_beside(setting)}",
+        "increases of ground truth and proxy: mean over seeds ± half of Student's 95 % interval; proxy in std of its "
+        "initial scores",
+    )
+    table.add_column("reward model", overflow="fold")
+    for name in ARM_PROPERTIES:
+        table.add_column(label_of(name).replace(" ", "\n"), justify="right")
+    for point in points:
+        table.add_column(f"truth\n{point.label}", justify="right")
+    table.add_column(f"proxy\n{ends.label}", justify="right")
+    table.add_column("KL", justify="right")
+    table.add_column("seeds", justify="right")
+    order = sorted(setting.arms, key=lambda arm: -_or_low(mean_increase(arm, Outcome.ground_truth, ends).value))
+    for arm in order:
+        kl = sum(float(run.probe.kl[-1]) for run in arm.runs) / len(arm.runs)
+        table.add_row(
+            escape(arm.label),
+            *(_number(arm.property_value(name)) for name in ARM_PROPERTIES),
+            *(_with_spread(mean_increase(arm, Outcome.ground_truth, point)) for point in points),
+            _with_spread(mean_increase(arm, Outcome.proxy, ends)),
+            _number(kl, 2),
+            str(len(arm.runs)),
+        )
+    return table
+
+
+def correlation_table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table | None:
+    """Pearson's r of the chief properties with both increases; None where there are too few reward models."""
+    rows = [row for row in rows if row["setting"] == setting.label and row["method"] == "pearson"]
+    if not rows:
+        return None
+    columns = _shown_columns(points_of(setting))
+    n = max(row["reward_models"] for row in rows)
+    table = _table(
+        f"correlation with the increase of rewards, over {n} reward models{_beside(setting)}",
+        "Pearson's r, 95 % bootstrap interval over reward models, permutation p (not corrected for their number)",
+    )
+    table.add_column("property before training", overflow="fold")
+    for outcome, point in columns:
+        table.add_column(f"{outcome.words}\n{point.label}", justify="right")
+    known = list(dict.fromkeys(row["property"] for row in rows))
+    shown = [name for name in known if name in CHIEF_PROPERTIES or name == "covariance_with_ground_truth"]
+    for name in shown:
+        cells = [
+            _coefficient(
+                next(
+                    (
+                        row
+                        for row in rows
+                        if (row["property"], row["increase_of"], row["point"]) == (name, outcome.value, point.name)
+                    ),
+                    None,
+                )
+            )
+            for outcome, point in columns
+        ]
+        table.add_row(label_of(name), *cells, end_section=True)
+    return table
+
+
+def statements_table(statements: Sequence[Statement]) -> Table:
+    """Statements of the papers with their verdicts."""
+    table = Table(
+        "verdict",
+        "statement, source, and what was measured",
+        "effect\n[95 % interval]",
+        Column("n", justify="right"),
+        show_lines=True,
+    )
+    for item in statements:
+        verdict = Text(str(item.verdict), style=VERDICT_COLOURS[item.verdict])
+        what = Text.assemble(item.statement, ("\n" + item.source, "dim"), "\n" + item.measured)
+        table.add_row(verdict, what, Text(_effect(item.effect)), str(item.effect.n))
+    return table
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        title=escape(title), caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+
+
+def _beside(setting: Setting) -> str:
+    return f": {setting.label}" if setting.label else ""
+
+
+def _shown_columns(points: Sequence[Point]) -> list[tuple[Outcome, Point]]:
+    """Early and at the end for both, and the ground truth at equal KL: what fits a terminal."""
+    steps, kl = [point for point in points if not point.at_kl], [point for point in points if point.at_kl]
+    ground_truth = [steps[0], steps[-1], *kl[-1:]]
+    return [(Outcome.proxy, steps[0]), (Outcome.proxy, steps[-1]), *((Outcome.ground_truth, p) for p in ground_truth)]
+
+
+def _coefficient(row: dict[str, Any] | None) -> str:
+    if row is None or math.isnan(row["coefficient"]):
+        return "-"
+    span = escape(_span(row["low"], row["high"], "+.1f"))
+    return f"{row['coefficient']:+.2f}\n[dim]{span}\np {row['permutation_p']:.2g}[/]"
+
+
+def _span(low: float, high: float, form: str) -> str:
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def _effect(effect: Interval) -> str:
+    if math.isnan(effect.value):
+        return "not measured"
+    if math.isnan(effect.low):
+        return f"{effect.value:.3g}\n(no interval)"
+    return f"{effect.value:.3g}\n{_span(effect.low, effect.high, '.3g')}"
+
+
+def _with_spread(interval: Interval) -> str:
+    if math.isnan(interval.value):
+        return "-"
+    half = (interval.high - interval.low) / 2
+    return f"{interval.value:+.3f}" + ("" if math.isnan(half) else f"\n[dim]± {half:.3f}[/]")
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _or_low(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
