@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from cli.hydra_command import fail
 
@@ -76,6 +77,61 @@ def runs(
         console.print(f"no runs in {output_dir} that fit; start one with: rl-exp train", highlight=False)
         return
     console.print(runs_table(records))
+
+
+@app.command("compare")
+def compare(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUNS", help="Run ids, unique prefixes, run or sweep directories, sweep ids.")
+    ],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Only this number of the summaries; may be repeated.")
+    ] = None,
+    curve: Annotated[list[str] | None, typer.Option(help="Draw this metric of metrics.jsonl; may be repeated.")] = None,
+    as_json: AsJson = False,
+    output_dir: OutputDir = DEFAULT_OUTPUT_DIR,
+) -> None:
+    """Arms against each other: means and intervals over seeds, tests against the first arm, overlaid curves."""
+    from rich.console import Console
+
+    from experiments.reports.comparison_curves import draw_curves
+    from experiments.reports.run_comparison import (
+        MOST_METRICS_PRINTED,
+        compare_arms,
+        compare_metrics,
+        comparison_document,
+        comparison_table,
+        find_runs,
+    )
+    from experiments.runs.files import write_json
+    from experiments.runs.identity import content_hash
+
+    directories = _or_fail(lambda: find_runs(names, output_dir))
+    arms, left_out = _or_fail(lambda: compare_arms(directories))
+    rows = _or_fail(lambda: compare_metrics(arms, metric or ()))
+    document = comparison_document(arms, rows, left_out)
+    folder = output_dir / "report" / f"compare-{content_hash(sorted(path.name for path in directories), 10)}"
+    figure = _or_fail(lambda: draw_curves(arms, folder, curve or ()))
+    if arms:
+        write_json(folder / "comparison.json", document)
+    if as_json:
+        print(json.dumps(document | {"figure": None if figure is None else str(figure)}, indent=2))
+        return
+    console = Console()
+    for line in left_out:
+        console.print(f"[yellow]left out:[/] {escape(line)}", highlight=False, soft_wrap=True)
+    if not arms:
+        console.print("no finished run among them: nothing to compare yet", highlight=False)
+        return
+    if len(arms) == 1:
+        console.print("one arm only: these runs differ in nothing but their seed", highlight=False)
+    for row in rows[:MOST_METRICS_PRINTED]:
+        console.print(comparison_table(arms, row))
+    if len(rows) > MOST_METRICS_PRINTED:
+        console.print(f"{len(rows) - MOST_METRICS_PRINTED} further metrics are in comparison.json", highlight=False)
+    console.print(f"[bold]results[/]   {escape(str(folder))}", highlight=False, soft_wrap=True)
+    if figure is not None:
+        console.print(f"[bold]figure[/]    {escape(str(figure))} (and .svg)", highlight=False, soft_wrap=True)
 
 
 def _require_folder(output_dir: Path) -> None:

@@ -1,0 +1,310 @@
+"""`rl-exp report compare`: arms of runs against each other, number by number, with intervals and tests over seeds.
+
+Runs that differ in their seed only are one arm. Intervals: Student's t over seeds, which is honest for a handful, and
+a bias-corrected bootstrap from ten seeds on. Tests are two-sided against the first arm: paired t on the seeds that both
+arms have (they share data order and noise), Welch's t where they share fewer than two; p values are corrected for the
+number of arms (Holm). Where every difference is the same number there is nothing to test: it is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from scipy import stats
+
+from experiments.reports.run_records import RunRecord, arm_settings, read_record, run_directories, shown
+from experiments.reward_metrics.correlations import Interval, mean_interval, student_interval
+from experiments.runs.files import finite, read_json
+from experiments.runs.run import RunState
+from experiments.runs.seeds import SeedStreams
+
+FEWEST_FOR_BOOTSTRAP = 10
+MOST_METRICS_PRINTED = 12
+NO_METRICS = ("objective", "seed")
+TELLING_KEYS = ("mechanism", "name", "family")  # of several settings that tell arms apart, these are shown
+
+
+@dataclass(frozen=True)
+class ComparedArm:
+    """Finished runs that differ in their seed only."""
+
+    label: str
+    runs: tuple[RunRecord, ...]  # in order of seed
+
+    def values(self, metric: str) -> dict[int, float]:
+        """By seed; runs without the number are left out."""
+        found = {}
+        for number, run in enumerate(self.runs):
+            value = run.summary.get(metric)
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                found[number if run.seed is None else run.seed] = float(value)
+        return found
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An arm minus the first arm."""
+
+    difference: Interval
+    test: str  # what was done, in words
+    p: float  # two-sided; NaN where there is no test
+    corrected_p: float = math.nan
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One number of the summaries: an interval per arm, a contrast per arm but the first."""
+
+    metric: str
+    intervals: tuple[Interval, ...]
+    contrasts: tuple[Contrast | None, ...]  # None for the first arm
+
+
+# Which runs -------------------------------------------------------------------------------------------------------
+
+
+def find_runs(names: Sequence[str], output_dir: Path) -> list[Path]:
+    """Run directories for run ids, unique prefixes, directories of runs or sweeps, and sweep ids.
+
+    Raises ValueError for a name that is nothing, or more than one run.
+    """
+    everything = list(run_directories(output_dir))
+    found: list[Path] = []
+    for name in names:
+        path = Path(name)
+        sweep = next((place for place in (path, output_dir / "sweeps" / name) if (place / "sweep.json").exists()), None)
+        if sweep is not None:
+            found += runs_of_sweep(sweep)
+        elif path.is_dir() and any((path / file).exists() for file in ("status.json", "config.yaml", "manifest.json")):
+            found.append(path)
+        else:
+            fitting = [run for run in everything if run.name.startswith(name)]
+            exact = [run for run in fitting if run.name == name]
+            fitting = exact or fitting
+            if not fitting:
+                raise ValueError(
+                    f"{name} is no run, sweep or run directory below {output_dir}: rl-exp report runs lists the runs"
+                )
+            if len(fitting) > 1:
+                ids = ", ".join(f"{run.parent.name}/{run.name}" for run in fitting[:5])
+                raise ValueError(f"{name} begins {len(fitting)} runs ({ids}): write more of the id")
+            found += fitting
+    return list(dict.fromkeys(found))
+
+
+def runs_of_sweep(sweep_directory: Path) -> list[Path]:
+    """The run directories of a sweep, finished or not. ValueError where sweep.json is damaged."""
+    try:
+        sweep = read_json(sweep_directory / "sweep.json")
+        folder = sweep_directory.parent.parent / str(sweep.get("experiment", sweep["command"]))
+        return list(dict.fromkeys(folder / str(job["run_id"]) for job in sweep["jobs"]))
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{sweep_directory / 'sweep.json'} is damaged: {type(error).__name__}") from error
+
+
+# Arms -------------------------------------------------------------------------------------------------------------
+
+
+def compare_arms(directories: Sequence[Path]) -> tuple[list[ComparedArm], list[str]]:
+    """Arms in the order given, and a line for every run that is left out. ValueError for runs of several commands."""
+    records, left_out = [], []
+    for directory in directories:
+        record = read_record(directory)
+        if record.state != RunState.finished or not record.summary:
+            left_out.append(f"{record.id}: {record.state}" + (f" ({record.problem})" if record.problem else ""))
+        else:
+            records.append(record)
+    experiments = sorted({record.experiment for record in records})
+    if len(experiments) > 1:
+        raise ValueError(f"runs of {' and '.join(experiments)} have no numbers in common: compare runs of one command")
+    settings = [arm_settings(record) for record in records]
+    keys = telling_keys(settings)
+    groups: dict[tuple[str, ...], list[RunRecord]] = {}
+    for record, setting in zip(records, settings, strict=True):
+        groups.setdefault(tuple(str(setting.get(key)) for key in _varying(settings)), []).append(record)
+    arms = []
+    for group in groups.values():
+        setting = arm_settings(group[0])
+        label = "  ".join(_label(key, setting.get(key)) for key in keys) or group[0].experiment
+        arms.append(ComparedArm(label, tuple(sorted(group, key=lambda run: -1 if run.seed is None else run.seed))))
+    return arms, left_out
+
+
+def _varying(settings: Sequence[dict[str, Any]]) -> list[str]:
+    keys = sorted({key for setting in settings for key in setting})
+    return [key for key in keys if len({str(setting.get(key)) for setting in settings}) > 1]
+
+
+def telling_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """The fewest settings that tell the arms apart: those that follow from others are left out."""
+
+    def rank(key: str) -> tuple[int, int, str]:
+        last = key.rsplit(".", 1)[-1]
+        return TELLING_KEYS.index(last) if last in TELLING_KEYS else len(TELLING_KEYS), key.count("."), key
+
+    order = sorted(_varying(settings), key=rank)
+    chosen: list[str] = []
+    parts = 1
+    for key in order:
+        refined = len({tuple(str(setting.get(name)) for name in [*chosen, key]) for setting in settings})
+        if refined > parts:
+            chosen.append(key)
+            parts = refined
+    return chosen
+
+
+def _label(key: str, value: Any) -> str:
+    last = key.rsplit(".", 1)[-1]
+    return shown(value) if last in TELLING_KEYS else f"{last}={shown(value)}"
+
+
+# Numbers ----------------------------------------------------------------------------------------------------------
+
+
+def compare_metrics(arms: Sequence[ComparedArm], wanted: Sequence[str] = ()) -> list[MetricRow]:
+    """A row for every number that all arms have and that is not the same everywhere, or for the `wanted` ones.
+
+    Raises ValueError for a wanted number that no run has.
+    """
+    if not arms:
+        return []
+    names = list(dict.fromkeys(name for arm in arms for run in arm.runs for name in run.summary))
+    for name in wanted:
+        if not any(arm.values(name) for arm in arms):
+            raise ValueError(f"no run has a metric {name}: there are {', '.join(names)}")
+    rows = []
+    for name in wanted or [name for name in names if name not in NO_METRICS]:
+        values = [arm.values(name) for arm in arms]
+        if not all(values) or (not wanted and len({value for found in values for value in found.values()}) < 2):
+            continue
+        contrasts = [contrast(values[0], found, name) for found in values[1:]]
+        rows.append(MetricRow(name, tuple(seed_interval(v, name) for v in values), (None, *_corrected(contrasts))))
+    return rows
+
+
+def seed_interval(values: dict[int, float], name: str) -> Interval:
+    """Mean over seeds with its interval; the same seeds always have the same one."""
+    sample = list(values.values())
+    if len(sample) < FEWEST_FOR_BOOTSTRAP:
+        return student_interval(sample)
+    return mean_interval(sample, generator=SeedStreams(0).numpy(f"comparison/{name}"))
+
+
+def contrast(base: dict[int, float], other: dict[int, float], name: str) -> Contrast:
+    """`other` minus `base`."""
+    shared = sorted(set(base) & set(other))
+    if len(shared) >= 2:
+        gaps = [other[seed] - base[seed] for seed in shared]
+        interval = seed_interval(dict(zip(shared, gaps, strict=True)), name)
+        if np.ptp(gaps) <= 1e-12 * max(1.0, abs(gaps[0])):
+            return Contrast(interval, "exact: the same difference in every seed", math.nan)
+        p = float(stats.ttest_1samp(gaps, 0.0).pvalue)
+        return Contrast(interval, f"paired t, {len(shared)} shared seeds", p)
+    first, second = list(base.values()), list(other.values())
+    gap = float(np.mean(second) - np.mean(first))
+    if len(first) < 2 or len(second) < 2 or (np.ptp(first) == 0 and np.ptp(second) == 0):
+        n = min(len(first), len(second))
+        return Contrast(Interval(gap, math.nan, math.nan, n), "no test: needs two seeds per arm", math.nan)
+    result = stats.ttest_ind(second, first, equal_var=False)
+    low, high = result.confidence_interval(0.95)
+    n = min(len(first), len(second))
+    return Contrast(Interval(gap, float(low), float(high), n), "Welch's t, seeds not shared", float(result.pvalue))
+
+
+def _corrected(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Holm's correction over the arms that were tested."""
+    tested = sorted((i for i, item in enumerate(contrasts) if math.isfinite(item.p)), key=lambda i: contrasts[i].p)
+    corrected = [math.nan] * len(contrasts)
+    highest = 0.0
+    for rank, i in enumerate(tested):
+        highest = max(highest, min(1.0, (len(tested) - rank) * contrasts[i].p))
+        corrected[i] = highest
+    return [
+        Contrast(item.difference, item.test, item.p, value) for item, value in zip(contrasts, corrected, strict=True)
+    ]
+
+
+# What is shown ----------------------------------------------------------------------------------------------------
+
+
+def comparison_document(arms: Sequence[ComparedArm], rows: Sequence[MetricRow], left_out: Sequence[str]) -> Any:
+    """For JSON."""
+    return finite(
+        {
+            "arms": [
+                {"arm": arm.label, "runs": [r.id for r in arm.runs], "seeds": [r.seed for r in arm.runs]}
+                for arm in arms
+            ],
+            "left_out": list(left_out),
+            "metrics": [
+                {
+                    "metric": row.metric,
+                    "arms": [
+                        {"arm": arm.label, **interval.as_dict()}
+                        | (
+                            {}
+                            if item is None
+                            else {
+                                "minus_first": item.difference.as_dict(),
+                                "test": item.test,
+                                "p": item.p,
+                                "corrected_p": item.corrected_p,
+                            }
+                        )
+                        for arm, interval, item in zip(arms, row.intervals, row.contrasts, strict=True)
+                    ],
+                }
+                for row in rows
+            ],
+        }
+    )
+
+
+def comparison_table(arms: Sequence[ComparedArm], row: MetricRow) -> Table:
+    """One metric: arms below each other, the tests named beneath."""
+    tests = list(dict.fromkeys(item.test for item in row.contrasts if item is not None))
+    several = len(tests) > 1
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=escape(row.metric), title_justify="left")
+    table.caption = "; ".join(f"{number}: {text}" if several else text for number, text in enumerate(tests, start=1))
+    table.caption_justify = "left"
+    table.add_column("arm", overflow="fold")
+    table.add_column("mean", justify="right")
+    table.add_column("95 % interval", justify="right")
+    table.add_column("n", justify="right")
+    table.add_column("minus first", justify="right")
+    table.add_column("p (Holm)", justify="right")
+    for arm, interval, item in zip(arms, row.intervals, row.contrasts, strict=True):
+        cells = [escape(arm.label), _number(interval.value), _span(interval, _number), str(interval.n)]
+        if item is not None:
+            clear = math.isfinite(item.corrected_p) and item.corrected_p <= 0.05
+            p = f"[bold]{_p(item.corrected_p)}[/]" if clear else _p(item.corrected_p)
+            mark = f" ({tests.index(item.test) + 1})" if several else ""
+            cells += [f"{_signed(item.difference.value)} {_span(item.difference, _signed)}".strip(), p + mark]
+        table.add_row(*cells)
+    return table
+
+
+def _span(interval: Interval, form: Callable[[float], str]) -> str:
+    if math.isnan(interval.low) or interval.low == interval.high:
+        return ""
+    return escape(f"[{form(interval.low)}, {form(interval.high)}]")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+,.3g}" if abs(value) < 1000 else f"{value:+,.0f}"
+
+
+def _p(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2g}" if value >= 0.001 else "< .001"
