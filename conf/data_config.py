@@ -9,18 +9,20 @@ from enum import Enum
 from experiments.data.documents import CorpusSource, require_fraction
 from experiments.data.hub_dataset import HubDataset
 from experiments.data.local_files import LocalFiles
+from experiments.data.markov import MarkovChain, SymbolTokenizer
 from experiments.data.python_library import PythonDocstrings, PythonSource
 from experiments.data.tokenizer import BytePairEncoding, HubTokenizer, PlainBytes, TokenizerChoice
 from experiments.data.web_bible import WebBible
 
 
 class DataSource(Enum):
-    """Where the training text comes from. The first two are installed with the project."""
+    """Where the training text comes from. The first two are installed with the project, the last is drawn."""
 
     web_bible = "web_bible"
     python_source = "python_source"
     local = "local"
     hub = "hub"
+    markov = "markov"
 
 
 class HeldOutSet(Enum):
@@ -37,6 +39,7 @@ class TokenizerKind(Enum):
     bpe = "bpe"
     bytes = "bytes"
     hub = "hub"
+    symbols = "symbols"
 
 
 @dataclass
@@ -70,6 +73,8 @@ class DataConfig:
         if self.source in (DataSource.local, DataSource.hub) and not self.path:
             example = "my_texts/" if self.source is DataSource.local else "roneneldan/TinyStories"
             raise ValueError(f"data.source={self.source.value} needs data.path, such as data.path={example}")
+        if self.source is DataSource.markov and self.held_out_sets:
+            raise ValueError("data.held_out_sets: a Markov chain knows no text of other domains: use []")
         require_fraction("data.holdout_fraction", self.holdout_fraction)
         source = self.corpus_source()
         if isinstance(source, LocalFiles):
@@ -81,6 +86,8 @@ class DataConfig:
             return WebBible(name=self.name)
         if self.source is DataSource.python_source:
             return PythonSource(name=self.name)
+        if self.source is DataSource.markov:
+            return MarkovChain(name=self.name, holdout_fraction=self.holdout_fraction)
         if self.source is DataSource.local:
             return LocalFiles(
                 path=self.path or "",
@@ -116,7 +123,7 @@ class DataConfig:
 
 @dataclass
 class TokenizerConfig:
-    """Byte-level BPE trained on the training text, plain bytes, or a tokenizer of the hub."""
+    """Byte-level BPE trained on the training text, plain bytes, a tokenizer of the hub, or the letters of `markov`."""
 
     kind: TokenizerKind = TokenizerKind.bpe
     vocabulary_size: int = 2048  # bpe: bytes and special tokens included
@@ -132,4 +139,6 @@ class TokenizerConfig:
             return BytePairEncoding(self.vocabulary_size)
         if self.kind is TokenizerKind.bytes:
             return PlainBytes()
+        if self.kind is TokenizerKind.symbols:
+            return SymbolTokenizer()
         return HubTokenizer(self.path or "", self.revision)

@@ -75,7 +75,7 @@ class BytePairEncoding:
                 self.vocabulary_size,
                 tokenizer.get_vocab_size(),
             )
-        return _with_special_tokens(tokenizer)
+        return with_special_tokens(tokenizer)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class PlainBytes:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-        return _with_special_tokens(tokenizer)
+        return with_special_tokens(tokenizer)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -
         backend.encode_special_tokens = before
 
 
-def _with_special_tokens(tokenizer: Any) -> PreTrainedTokenizerFast:
+def with_special_tokens(tokenizer: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows SPECIAL_TOKENS already, for transformers."""
     from transformers import PreTrainedTokenizerFast
 
     special = {"bos_token": END_OF_DOCUMENT, "eos_token": END_OF_DOCUMENT, "pad_token": PADDING}

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.data_config import DataConfig, DataSource, HeldOutSet, TokenizerConfig, TokenizerKind
 from experiments.data.hub_dataset import HubDataset
 from experiments.data.local_files import LocalFiles
+from experiments.data.markov import MarkovChain, SymbolTokenizer
 from experiments.data.python_library import PythonDocstrings, PythonSource
 from experiments.data.tokenizer import BytePairEncoding, HubTokenizer, PlainBytes
 from experiments.data.web_bible import WebBible
@@ -46,13 +47,19 @@ def test_every_data_option_is_a_source(tmp_path, option, kind):
 
 def test_every_option_file_is_tested():
     assert {file.stem for file in (CONF / "data").glob("*.yaml")} == {
-        "web_bible", "python_source", "local", "tinystories", "wikitext103", "fineweb_edu",
+        "web_bible", "python_source", "local", "tinystories", "wikitext103", "fineweb_edu", "markov",
     }  # fmt: skip
-    assert {file.stem for file in (CONF / "tokenizer").glob("*.yaml")} == {"bpe", "bytes", "hub"}
+    assert {file.stem for file in (CONF / "tokenizer").glob("*.yaml")} == {"bpe", "bytes", "hub", "symbols"}
 
 
 @pytest.mark.parametrize(
-    ("option", "choice"), [("bpe", BytePairEncoding(2048)), ("bytes", PlainBytes()), ("hub", HubTokenizer("gpt2"))]
+    ("option", "choice"),
+    [
+        ("bpe", BytePairEncoding(2048)),
+        ("bytes", PlainBytes()),
+        ("hub", HubTokenizer("gpt2")),
+        ("symbols", SymbolTokenizer()),
+    ],
 )
 def test_every_tokenizer_option_is_a_choice(option, choice):
     config = composed("tokenizer", option, **({"path": "gpt2"} if option == "hub" else {}))
@@ -97,3 +104,11 @@ def test_impossible_tokenizer_is_refused(settings, message):
 def test_unknown_held_out_set_is_refused_by_the_schema():
     with pytest.raises(OmegaConfBaseException, match="web_bible, python_docstrings, python_source"):
         composed("data", "web_bible", held_out_sets=["novels"])
+
+
+def test_a_markov_chain_has_no_held_out_sets_of_other_domains():
+    data = composed("data", "markov")
+    assert data.corpus_source() == MarkovChain()
+    assert data.held_out_sources() == []
+    with pytest.raises(ValueError, match="a Markov chain knows no text of other domains"):
+        composed("data", "markov", held_out_sets=["web_bible"])
