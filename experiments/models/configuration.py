@@ -59,7 +59,7 @@ class RlExpConfig(PreTrainedConfig):
     """
 
     model_type = "rl-exp"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (a class attribute of transformers)
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012 (a class attribute of transformers)
     attribute_map = {  # noqa: RUF012
         "num_hidden_layers": "layers",
         "num_attention_heads": "query_heads",

@@ -6,6 +6,7 @@ Legend: B batch, T time, V vocabulary, d hidden size.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ from .decoder import Decoder
 from .initialisation import initialise
 from .linear_cross_entropy import linear_cross_entropy
 from .masks import padded_to
+
+# What this version of transformers calls the cache in its outputs.
+CACHE_NAME = next(item.name for item in fields(CausalLMOutputWithPast) if item.name in ("cache", "past_key_values"))
 
 
 class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
@@ -60,9 +64,12 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         targets: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple:
         """The interface of transformers. `labels` (B, T) are the input ids again: they are shifted here.
+
+        `cache` is what transformers calls `past_key_values` before 5.24; both names are taken.
 
         `attention_mask` is (B, T), or (B, cached + T) with a cache. `document_ids` (B, T) keep packed documents
         apart. With `targets` only `loss` is computed and no logits: for wrappers such as DDP, which have to see the
@@ -73,11 +80,14 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
             return CausalLMOutputWithPast(loss=loss) if return_dict is None or return_dict else (loss,)
         if kwargs.pop("output_attentions", None):
             raise ValueError("output_attentions=True is not available: fused attention never forms the weights")
+        if cache is not None and past_key_values is not None:
+            raise ValueError("cache and past_key_values are two names of the same argument: give one of them")
+        cache = past_key_values if cache is None else cache
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.training and self.decoder.blocks[0].gradient_checkpointing:
             use_cache = False  # a recomputed layer would write its states twice
-        if use_cache and past_key_values is None and not torch.compiler.is_compiling():
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None and not torch.compiler.is_compiling():
+            cache = DynamicCache(config=self.config)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         all_hidden_states: list[Tensor] | None = [] if output_hidden_states else None
@@ -87,7 +97,7 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             document_ids=document_ids,
-            cache=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             all_hidden_states=all_hidden_states,
         )
@@ -99,7 +109,7 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
             hidden_states=None if all_hidden_states is None else (*all_hidden_states, hidden),
         )
         return output if return_dict is None or return_dict else output.to_tuple()
@@ -138,13 +148,17 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
 
     @staticmethod
     def create_masks_for_generate(
-        attention_mask: Tensor | None = None, past_key_values: Cache | None = None, **_: Any
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
+        **_: Any,
     ) -> Tensor | None:
         """What `generate` passes on with a preallocated cache: the mask of real tokens, at its final width.
 
         A fixed width keeps a compiled step from being compiled again for every token.
         """
-        longest = past_key_values.get_max_length() if past_key_values is not None else -1
+        cache = past_key_values if cache is None else cache
+        longest = cache.get_max_length() if cache is not None else -1
         return padded_to(attention_mask, longest) if longest > 0 else attention_mask
 
     @torch.no_grad()

@@ -107,3 +107,17 @@ def test_logits_to_keep_gives_the_last_positions_alone():
 def test_attention_weights_are_refused_with_the_reason():
     with pytest.raises(ValueError, match="output_attentions=True"):
         case_model("gqa")(tokens(1, 4), output_attentions=True)
+
+
+def test_the_cache_goes_by_its_old_and_its_new_name():
+    model = case_model("gta")
+    prompt, continuation = tokens(1, 4), tokens(1, 2)
+    texts = []
+    for name in ("past_key_values", "cache"):
+        cache = DynamicCache(config=model.config)
+        model(prompt, **{name: cache})
+        assert cache.get_seq_length() == 4
+        texts.append(model(continuation, **{name: cache}).logits)
+    assert torch.equal(*texts)
+    with pytest.raises(ValueError, match="two names of the same argument"):
+        model(prompt, cache=cache, past_key_values=cache)
