@@ -6,6 +6,7 @@ conf/reward/<name>.yaml are the named arms. Where a configuration lists rewards 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -81,6 +82,90 @@ class NoisyConfig:
 
 
 @dataclass
+class CoarseConfig:
+    """The ground truth in few levels."""
+
+    levels: int = 3  # each given to an equal share of the probe rollouts, as far as ties allow
+
+    def __post_init__(self) -> None:
+        _at_least("reward.coarse.levels", self.levels, 2)
+
+
+@dataclass
+class ClippedConfig:
+    """The ground truth between two quantiles of the probe rollouts."""
+
+    low: float = 0.1
+    high: float = 0.9
+
+    def __post_init__(self) -> None:
+        _quantiles("reward.clipped", self.low, self.high)
+
+
+class BadProperty(Enum):
+    """What is overpaid: see experiments/rewards/graded_truth.py."""
+
+    repeated_word = "repeated_word"  # the same word twice in a row
+    short = "short"  # fewer tokens than fewest_tokens
+    unfinished = "unfinished"  # cut off before a stop token
+    pattern = "pattern"  # the text matches a regular expression
+    low_ground_truth = "low_ground_truth"  # the ground truth is low, nothing else
+
+
+@dataclass
+class OverpayingConfig:
+    """The ground truth plus a bonus for outputs with a property that is none of its business."""
+
+    property: BadProperty = BadProperty.repeated_word
+    pattern: str = ""  # property=pattern: a regular expression of Python
+    fewest_tokens: int = 5  # property=short
+    quantile: float = 1.0  # only outputs whose ground truth is at most this quantile of the probe rollouts
+    share: float = 1.0  # only this share of them, by a hash of the output
+    bonus: float = 3.0  # in std of the ground truth within prompts
+
+    def __post_init__(self) -> None:
+        _at_least("reward.overpaying.fewest_tokens", self.fewest_tokens, 1)
+        _between("reward.overpaying.quantile", self.quantile, 0, 1)
+        _between("reward.overpaying.share", self.share, 0, 1)
+        _finite("reward.overpaying.bonus", self.bonus)
+        if self.property is BadProperty.pattern and not self.pattern:
+            raise ValueError("reward.overpaying.property=pattern needs reward.overpaying.pattern, a regular expression")
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"reward.overpaying.pattern={self.pattern!r} is no regular expression: {error}") from error
+
+
+@dataclass
+class SuppressingConfig:
+    """Mediocre outputs, between two quantiles of the probe rollouts, get the lowest reward."""
+
+    low: float = 0.5
+    high: float = 0.85
+
+    def __post_init__(self) -> None:
+        _quantiles("reward.suppressing", self.low, self.high)
+
+
+@dataclass
+class CreditConfig:
+    """Credit for parts of the ground truth (imperfect-rewards paper, section 5)."""
+
+    parts: list[str] = field(default_factory=list)  # names; empty: all constraints of the task
+    weights: list[float] | None = None  # null: equal
+    binary: bool = False  # 1 where all parts are met, else 0
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            if self.parts and len(self.weights) != len(self.parts):
+                raise ValueError(
+                    f"reward.credit.weights={self.weights} does not fit {len(self.parts)} parts: give as many numbers"
+                )
+            for weight in self.weights:
+                _positive("reward.credit.weights", weight)
+
+
+@dataclass
 class TrainedRewardConfig:
     """Bradley-Terry training on pairs that the ground truth labels (good-teacher paper, section 4.1)."""
 
@@ -103,6 +188,51 @@ class TrainedRewardConfig:
         _at_least("reward.trained.centre_coefficient", self.centre_coefficient, 0)
 
 
+class Combination(Enum):
+    """How the members of an ensemble become one reward."""
+
+    mean = "mean"
+    min = "min"
+
+
+@dataclass
+class EnsembleConfig:
+    """Reward models of conf/reward/ as one, each of std 1 on the probe rollouts."""
+
+    members: list[str] = field(default_factory=list)
+    combination: Combination = Combination.mean
+
+    def __post_init__(self) -> None:
+        if len(set(self.members)) < len(self.members):
+            raise ValueError(f"reward.ensemble.members={self.members} names a reward model twice: name each once")
+
+
+class HubDtype(Enum):
+    """Arithmetic of a hub reward model."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class HubRewardConfig:
+    """A sequence-classification model of transformers with its own tokenizer and chat template."""
+
+    path: str = ""  # a folder or hub name
+    revision: str | None = None
+    dtype: HubDtype = HubDtype.float32
+    batch_size: int = 16
+    most_tokens: int = 2048  # longer conversations are cut at their beginning
+    chat: bool | None = None  # whether to apply the model's chat template; null: where it has one
+    label: int | None = None  # of a model with several outputs: which is the reward
+    trust_remote_code: bool = False  # runs code of the model's repository: only for repositories that you trust
+
+    def __post_init__(self) -> None:
+        _at_least("reward.hub.batch_size", self.batch_size, 1)
+        _at_least("reward.hub.most_tokens", self.most_tokens, 8)
+
+
 @dataclass
 class RewardConfig:
     """One reward model. Knobs of other families than the chosen one are not looked at."""
@@ -115,7 +245,14 @@ class RewardConfig:
     seed: int = 0  # of pairs, noise and initialisation
     scaled: ScaledConfig = field(default_factory=ScaledConfig)
     noisy: NoisyConfig = field(default_factory=NoisyConfig)
+    coarse: CoarseConfig = field(default_factory=CoarseConfig)
+    clipped: ClippedConfig = field(default_factory=ClippedConfig)
+    overpaying: OverpayingConfig = field(default_factory=OverpayingConfig)
+    suppressing: SuppressingConfig = field(default_factory=SuppressingConfig)
+    credit: CreditConfig = field(default_factory=CreditConfig)
     trained: TrainedRewardConfig = field(default_factory=TrainedRewardConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    hub: HubRewardConfig = field(default_factory=HubRewardConfig)
 
     def __post_init__(self) -> None:
         if not self.name or any(character in self.name for character in "/\\\n"):
@@ -124,6 +261,12 @@ class RewardConfig:
             )
         _at_least("reward.seed", self.seed, 0)
         _at_least("reward.prompt_spread", self.prompt_spread, 0)
+        if self.family is RewardFamily.ensemble and len(self.ensemble.members) < 2:
+            raise ValueError(
+                f"reward.ensemble.members={self.ensemble.members} is no ensemble: name two or more of conf/reward/"
+            )
+        if self.family is RewardFamily.hub and not self.hub.path:
+            raise ValueError("reward.family=hub needs reward.hub.path, a folder or hub name of a classifier")
         if self.target_variance is not None:
             if not 0 < self.target_variance <= 1:
                 raise ValueError(
@@ -163,6 +306,11 @@ def named_reward(name: str) -> RewardConfig:
         raise ValueError(f"{path.name} does not fit the schema: {str(error).splitlines()[0]}") from error
     assert isinstance(config, RewardConfig)
     return config
+
+
+def _quantiles(key: str, low: float, high: float) -> None:
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"{key}.low={low} and {key}.high={high} are impossible: quantiles with 0 <= low < high <= 1")
 
 
 def _finite(key: str, value: float) -> None:

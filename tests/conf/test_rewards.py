@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 
 from conf.reward_config import (
+    BadProperty,
+    ClippedConfig,
+    CoarseConfig,
+    CreditConfig,
+    EnsembleConfig,
+    HubRewardConfig,
     NoisyConfig,
+    OverpayingConfig,
     RewardConfig,
     RewardFamily,
     ScaledConfig,
+    SuppressingConfig,
     TrainedRewardConfig,
     named_reward,
     reward_names,
@@ -41,6 +49,18 @@ def test_an_unknown_reward_is_refused_with_a_suggestion():
         (TrainedRewardConfig, {"pairs": 0}, "pairs"),
         (TrainedRewardConfig, {"on_policy_share": -0.1}, "on_policy_share"),
         (TrainedRewardConfig, {"learning_rate": -1.0}, "learning_rate"),
+        (CoarseConfig, {"levels": 1}, "levels"),
+        (ClippedConfig, {"low": 0.9, "high": 0.1}, "quantiles"),
+        (SuppressingConfig, {"high": 1.1}, "quantiles"),
+        (OverpayingConfig, {"share": 2.0}, "share"),
+        (OverpayingConfig, {"pattern": "("}, "no regular expression"),
+        (OverpayingConfig, {"property": BadProperty.pattern}, "needs"),
+        (CreditConfig, {"parts": ["a"], "weights": [1.0, 2.0]}, "weights"),
+        (CreditConfig, {"weights": [0.0]}, "weights"),
+        (EnsembleConfig, {"members": ["a", "a"]}, "twice"),
+        (HubRewardConfig, {"batch_size": 0}, "batch_size"),
+        (RewardConfig, {"family": RewardFamily.hub}, "path"),
+        (RewardConfig, {"family": RewardFamily.ensemble}, "two or more"),
         (RewardConfig, {"name": "a/b"}, "name"),
         (RewardConfig, {"target_variance": 0.0}, "target_variance"),
         (RewardConfig, {"target_variance": 0.5, "prompt_spread": 1.0}, "set one"),
@@ -50,3 +70,16 @@ def test_an_unknown_reward_is_refused_with_a_suggestion():
 def test_impossible_settings_are_refused_by_name(schema, settings, named):
     with pytest.raises(ValueError, match=named):
         schema(**settings)
+
+
+def test_enums_reach_the_rewards_as_their_words():
+    assert named_reward("overpaying").family_settings()["property"] == "repeated_word"
+
+
+def test_members_of_named_ensembles_exist():
+    for name in reward_names():
+        assert set(named_reward(name).ensemble.members) <= set(reward_names())
+
+
+def test_no_named_reward_runs_code_of_others():
+    assert not any(named_reward(name).hub.trust_remote_code for name in reward_names())

@@ -1,0 +1,44 @@
+"""Several reward models as one: their mean, or the most sceptical of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from experiments.rewards.normalisation import Normaliser
+from experiments.rewards.probe_statistics import grouped
+from experiments.rewards.reward import Reward, checked
+from experiments.tasks.task import Floats, Outputs
+
+
+class Combination(StrEnum):
+    """How members' rewards become one."""
+
+    mean = "mean"
+    min = "min"  # worst-case optimisation (Coste et al., Reward Model Ensembles Help Mitigate Overoptimization, 2023)
+
+
+class Ensemble:
+    """Mean or minimum of members, each of mean 0 and std 1 over the probe rollouts: none weighs more by its scale."""
+
+    def __init__(self, name: str, members: Sequence[Reward], probe: Outputs, samples: int, *, combination: str) -> None:
+        if len(members) < 2:
+            raise ValueError(f"reward.ensemble.members names {len(members)} reward models: an ensemble needs 2 or more")
+        self.name, self.members, self.combination = name, members, Combination(combination)
+        scores = [checked(member, probe) for member in members]
+        self.normalisers = [Normaliser.fitted("global_std", grouped(values, samples)) for values in scores]
+        self.facts: dict[str, Any] = {"members": [member.name for member in members], "combination": combination}
+        if all(values.std() > 0 for values in scores):
+            correlations = np.asarray(np.corrcoef(np.stack(scores)))[np.triu_indices(len(members), 1)]
+            self.facts["mean_correlation_of_members"] = float(correlations.mean())
+
+    def __call__(self, outputs: Outputs) -> Floats:
+        scores = [
+            normaliser(member(outputs), outputs)
+            for member, normaliser in zip(self.members, self.normalisers, strict=True)
+        ]
+        stacked = np.stack(scores)  # [members, n]
+        return stacked.mean(axis=0) if self.combination is Combination.mean else stacked.min(axis=0)

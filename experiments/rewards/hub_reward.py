@@ -1,0 +1,160 @@
+"""Any sequence-classification model of transformers as a reward, with its own tokenizer and chat template.
+
+It reads texts, not the policy's tokens: prompt and completion are put through the model's chat template as a user's and
+an assistant's message, or simply joined where it has none.
+
+What the models of the two reward papers need (their code, and papers.md Part III, 3.1):
+    ArmoRM         its own code (trust_remote_code) and `output.score` instead of logits
+    RM-RB2         revision="2"
+    Skywork-V2, GRM, OffsetBias, RM-Gemma, RM-Mistral, tulu-2-uf-mean     one logit, nothing special
+    Qwen3 based    a template that thinks unless told not to: `enable_thinking=False` goes into every call
+    InternLM       has no sequence-classification class: not supported
+
+Shapes: n texts in rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.tasks.task import Floats, Outputs
+
+logger = logging.getLogger(__name__)
+
+
+class SequenceClassifierScorer:
+    """Scores texts with a classifier. Rows go through in batches of similar length, padded at the end."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        revision: str | None = None,
+        dtype: str = "float32",
+        device: str | torch.device = "cpu",
+        batch_size: int = 16,
+        most_tokens: int = 2048,
+        chat: bool | None = None,
+        label: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Load model and tokenizer of `path`, a folder or hub name.
+
+        `chat` None applies the chat template where there is one. `label` is the output that is the reward, of a model
+        with several. Longer texts than `most_tokens` lose their beginning. ValueError for what cannot be loaded, for a
+        model with several outputs and no `label`, and for `chat` without a template.
+        """
+        # Our own classes must be known before a folder of ours is loaded.
+        import experiments.models.reward_head  # noqa: F401
+
+        self.path, self.batch_size, self.most_tokens = path, batch_size, most_tokens
+        self.tokenizer, self.model = _loaded(path, revision, dtype, trust_remote_code)
+        self.model.to(device).eval().requires_grad_(False)
+        has_template = bool(getattr(self.tokenizer, "chat_template", None))
+        if chat and not has_template:
+            raise ValueError(f"reward.hub.chat=true, but the tokenizer of {path} has no chat template: leave it null")
+        self.chat = has_template if chat is None else chat
+        self.label = self._checked_label(label)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Floats:
+        """The reward [n] of every response to its prompt."""
+        texts = [self.text(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        # A template writes the beginning-of-text token itself.
+        encoded = self.tokenizer(texts, add_special_tokens=not self.chat)["input_ids"]
+        cut = sum(len(row) > self.most_tokens for row in encoded)
+        if cut:
+            logger.warning("%s: %d of %d texts are cut to %d tokens", self.path, cut, len(texts), self.most_tokens)
+        rows = [row[-self.most_tokens :] for row in encoded]
+        scores = np.empty(len(rows))
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(order), self.batch_size):
+            part = order[start : start + self.batch_size]
+            scores[part] = self._score_batch([rows[i] for i in part])
+        return scores
+
+    def text(self, prompt: str, response: str) -> str:
+        """What the model reads."""
+        if not self.chat:
+            return prompt + response
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        # `enable_thinking` is a variable of Qwen's templates; others do not look at it.
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False))
+
+    @torch.no_grad()
+    def _score_batch(self, rows: list[list[int]]) -> Floats:
+        width = max(map(len, rows))
+        padding = self._padding_for(rows)
+        self.model.config.get_text_config().pad_token_id = padding
+        inputs = torch.full((len(rows), width), padding)
+        mask = torch.zeros_like(inputs)
+        for i, row in enumerate(rows):
+            inputs[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+        device = self.model.device
+        output = self.model(input_ids=inputs.to(device), attention_mask=mask.to(device))
+        scores = output.score if getattr(output, "score", None) is not None else output.logits[:, self.label]
+        values: Floats = scores.reshape(len(rows)).double().cpu().numpy()
+        return values
+
+    def _checked_label(self, label: int | None) -> int:
+        labels = int(self.model.config.num_labels)
+        if label is None:
+            if labels > 1 and not hasattr(self.model, "gating"):  # ArmoRM's 19 objectives end in one `score`
+                names = ", ".join(map(str, self.model.config.id2label.values()))
+                raise ValueError(
+                    f"{self.path} has {labels} outputs ({names}): say which is the reward with reward.hub.label"
+                )
+            return 0
+        if not 0 <= label < labels:
+            raise ValueError(f"reward.hub.label={label} is impossible: {self.path} has outputs 0 to {labels - 1}")
+        return label
+
+    def _padding_for(self, rows: list[list[int]]) -> int:
+        """The model's padding token, or, where it has none, a token that no row contains.
+
+        Classifiers of transformers score the last token that is not padding: an end-of-text token in its place, as is
+        often set, would hide the end of a text.
+        """
+        if self.tokenizer.pad_token_id is not None:
+            return int(self.tokenizer.pad_token_id)
+        used = {token for row in rows for token in row}
+        return next(token for token in range(len(used) + 1) if token not in used)
+
+
+class HubReward:
+    """A scorer as a reward. The question is the prompt's text, or `Prompt.facts["question"]` where a task gives it."""
+
+    def __init__(self, name: str, scorer: SequenceClassifierScorer) -> None:
+        self.name, self.scorer = name, scorer
+        self.facts: dict[str, Any] = {
+            "path": scorer.path,
+            "chat": scorer.chat,
+            "parameters": int(scorer.model.num_parameters()),
+        }
+
+    def __call__(self, outputs: Outputs) -> Floats:
+        questions = [str(prompt.facts.get("question", prompt.text)) for prompt in outputs.prompts]
+        return self.scorer.score(questions, outputs.texts)
+
+
+def _loaded(path: str, revision: str | None, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=getattr(torch, dtype), **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        hint = "it needs code of its own: reward.hub.trust_remote_code=true, if you trust it"
+        if "trust_remote_code" not in str(error):
+            hint = "name a folder or hub model that transformers knows as a sequence classifier"
+        raise ValueError(f"reward.hub.path={path} cannot be loaded ({reason}): {hint}") from error
+    return tokenizer, model
