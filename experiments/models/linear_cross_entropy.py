@@ -49,7 +49,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=precise, device=hidden.device)
         weight_gradient = torch.zeros(weight.shape, dtype=precise, device=weight.device) if with_gradients else None
         hidden_gradient = torch.empty_like(hidden) if with_gradients else None
-        rows = _rows_at_once(weight.shape[0], device)
+        rows = rows_at_once(weight.shape[0], device)
         with torch.autocast(device, enabled=False):
             matrix = weight.to(dtype)
             for start in range(0, hidden.shape[0], rows):
@@ -82,7 +82,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         )
 
 
-def _rows_at_once(vocabulary: int, device: str) -> int:
+def rows_at_once(vocabulary: int, device: str) -> int:
     """Rows whose logits fit the processor's cache (8 MB); on a GPU, rows enough to keep it busy (256 MB)."""
     elements, fewest = (2**21, 128) if device == "cpu" else (2**26, 1024)
     return max(fewest, elements // vocabulary)

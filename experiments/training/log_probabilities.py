@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.models.linear_log_probabilities import linear_log_probabilities
+from experiments.models.shared_prompts import share_prompts
 from experiments.models.transformer import RlExpForCausalLM
 
 ROWS_AT_ONCE = 256  # of a pass without gradients
@@ -21,14 +23,16 @@ def token_log_probabilities(
 ) -> Tensor:
     """log pi(token | what is before it) of every completion token, [n, L], 0 behind a completion's end.
 
-    `model` is one of ours or any causal language model of transformers. Without gradients rows go through in batches
-    of similar length, so that little padding is computed.
+    `model` is one of ours or any causal language model of transformers. One of ours computes equal prompts once and no
+    padding. Without gradients rows go through in batches: a prompt's samples together, or rows of similar length.
     """
     if torch.is_grad_enabled():
         return _in_one_pass(model, prompts, completions)
     longest = max(map(len, completions))
     result = torch.zeros(len(prompts), longest, device=next(model.parameters()).device)
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(completions[row]))
+    order = list(range(len(prompts)))
+    if not isinstance(model, RlExpForCausalLM):
+        order.sort(key=lambda row: len(prompts[row]) + len(completions[row]))
     for start in range(0, len(order), ROWS_AT_ONCE):
         rows = order[start : start + ROWS_AT_ONCE]
         part = _in_one_pass(model, [prompts[row] for row in rows], [completions[row] for row in rows])
@@ -39,24 +43,30 @@ def token_log_probabilities(
 def _in_one_pass(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
     device = next(model.parameters()).device
     lengths = torch.tensor([len(row) for row in completions])
-    starts = torch.tensor([len(row) - 1 for row in prompts])  # the input position that predicts a first token
-    width = int((starts + lengths).max())
-    inputs = torch.zeros(len(prompts), width, dtype=torch.long)  # padding at the end: a causal model never sees it
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        text = [*prompt, *completion][:-1]
-        inputs[row, : len(text)] = torch.tensor(text)
-    offsets = torch.arange(int(lengths.max()))
-    real = offsets < lengths[:, None]  # [n, L]
-    rows, columns = real.nonzero(as_tuple=True)
-    positions = starts[rows] + columns
-    targets = torch.tensor([token for completion in completions for token in completion], device=device)
-    inputs, rows, columns, positions = (part.to(device) for part in (inputs, rows, columns, positions))
+    rows, columns = (torch.arange(int(lengths.max())) < lengths[:, None]).nonzero(as_tuple=True)
     # Only what predicts a completion token goes through the head: prompts and padding cost no logits.
     if isinstance(model, RlExpForCausalLM):
-        logits = model.head(model.decoder(inputs)[rows, positions])
+        shared = share_prompts(prompts, completions, device)
+        values = linear_log_probabilities(shared.hidden_states(model.decoder), model.head.weight, shared.targets)
     else:
-        mask = torch.arange(width, device=device) < (starts + lengths)[:, None].to(device)
-        logits = model(input_ids=inputs, attention_mask=mask.long()).logits[rows, positions]
+        values = _of_transformers_model(model, prompts, completions, rows, columns)
+    return values.new_zeros(len(prompts), int(lengths.max())).index_put((rows.to(device), columns.to(device)), values)
+
+
+def _of_transformers_model(
+    model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], rows: Tensor, columns: Tensor
+) -> Tensor:
+    """Of the completion tokens at `rows` and `columns`, in that order."""
+    device = next(model.parameters()).device
+    texts = [[*prompt, *completion][:-1] for prompt, completion in zip(prompts, completions, strict=True)]
+    sizes = torch.tensor([len(text) for text in texts])
+    inputs = torch.zeros(len(texts), int(sizes.max()), dtype=torch.long)  # padding at the end: causal, never seen
+    for row, text in enumerate(texts):
+        inputs[row, : len(text)] = torch.tensor(text)
+    mask = torch.arange(inputs.shape[1]) < sizes[:, None]
+    positions = torch.tensor([len(prompt) - 1 for prompt in prompts])[rows] + columns  # what predicts a token
+    targets = torch.tensor([token for completion in completions for token in completion], device=device)
+    outputs = model(input_ids=inputs.to(device), attention_mask=mask.long().to(device))
+    logits = outputs.logits[rows.to(device), positions.to(device)]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    values = -nn.functional.cross_entropy(logits, targets, reduction="none")
-    return values.new_zeros(len(prompts), int(lengths.max())).index_put((rows, columns), values)
+    return -nn.functional.cross_entropy(logits, targets, reduction="none")

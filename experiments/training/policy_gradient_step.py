@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.models.transformer import RlExpForCausalLM
 from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.policy_losses import policy_loss, sequence_weights
 
@@ -135,7 +136,7 @@ def accumulate_gradient(
     weights = torch.zeros(len(batch), dtype=torch.float64)
     weights[rows] = sequence_weights(batch.lengths[rows], denominator)
     sums = dict.fromkeys(("loss", "units", "clip_share", "approximate_kl", "mean_ratio"), 0.0)
-    for piece in pieces_of_similar_length(batch, rows):
+    for piece in pieces(batch, rows, shared=isinstance(model, RlExpForCausalLM)):
         lengths = batch.lengths[piece]
         longest = int(lengths.max())
         reference = batch.reference_log_probabilities
@@ -162,16 +163,30 @@ def accumulate_gradient(
     return sums
 
 
-def pieces_of_similar_length(batch: PolicyGradientBatch, rows: Sequence[int] | np.ndarray) -> list[list[int]]:
-    """The rows in pieces of at most TOKENS_AT_ONCE tokens, padding included, which similar lengths keep small."""
-    tokens = {int(row): len(batch.prompts[row]) + len(batch.completions[row]) for row in rows}
-    pieces: list[list[int]] = []
-    for row in sorted(tokens, key=lambda row: (tokens[row], row)):
-        if pieces and (len(pieces[-1]) + 1) * tokens[row] <= TOKENS_AT_ONCE:
-            pieces[-1].append(row)
+def pieces(batch: PolicyGradientBatch, rows: Sequence[int] | np.ndarray, *, shared: bool) -> list[list[int]]:
+    """The rows in pieces of at most TOKENS_AT_ONCE tokens, or one row.
+
+    `shared`: for a model that computes a prompt once and pads nothing, a prompt's completions are side by side and the
+    prompt counts once in a piece. Otherwise rows of similar length are, and padding counts.
+    """
+    prompt_of, lengths = batch.prompts, [len(completion) for completion in batch.completions]
+    if shared:
+        order = sorted(map(int, rows), key=lambda row: (len(prompt_of[row]), tuple(prompt_of[row]), lengths[row], row))
+    else:
+        order = sorted(map(int, rows), key=lambda row: (len(prompt_of[row]) + lengths[row], row))
+    result: list[list[int]] = []
+    for row in order:
+        piece = [*result[-1], row] if result else [row]
+        if shared:
+            prompts = {tuple(prompt_of[member]) for member in piece}
+            tokens = sum(map(len, prompts)) + sum(lengths[member] for member in piece)
         else:
-            pieces.append([row])
-    return pieces
+            tokens = len(piece) * (len(prompt_of[row]) + lengths[row])
+        if result and tokens <= TOKENS_AT_ONCE:
+            result[-1].append(row)
+        else:
+            result.append([row])
+    return result
 
 
 def finite_gradient_norm(model: nn.Module, loss: float, limit: float | None) -> float:

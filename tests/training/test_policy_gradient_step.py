@@ -14,7 +14,7 @@ from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.policy_gradient_step import (
     PolicyGradientBatch,
     accumulate_gradient,
-    pieces_of_similar_length,
+    pieces,
     update_policy,
 )
 from experiments.training.policy_losses import policy_loss, sequence_weights
@@ -91,14 +91,29 @@ def test_pieces_add_up_to_the_gradient_of_the_whole(monkeypatch, denominator, se
             torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
-def test_pieces_hold_every_row_once_and_rows_of_one_length_together(monkeypatch):
+@pytest.mark.parametrize("tokens", [1, 40, 10_000])
+def test_pieces_of_shared_prompts_keep_a_prompts_completions_side_by_side(monkeypatch, tokens):
+    monkeypatch.setattr(policy_gradient_step, "TOKENS_AT_ONCE", tokens)
+    batch = rollouts(policy())
+    found = pieces(batch, np.random.default_rng(0).permutation(len(batch)), shared=True)
+    order = [row for piece in found for row in piece]
+    assert sorted(order) == list(range(len(batch)))
+    assert len([group for group, _ in itertools.groupby(order, key=lambda row: row // SAMPLES)]) == GROUPS
+    for piece in found:
+        prompts = {tuple(batch.prompts[row]) for row in piece}
+        size = sum(map(len, prompts)) + sum(len(batch.completions[row]) for row in piece)
+        assert size <= tokens or len(piece) == 1
+    assert len(found) == {1: 12, 10_000: 1}.get(tokens, len(found))
+
+
+def test_pieces_of_padded_rows_have_similar_lengths(monkeypatch):
     monkeypatch.setattr(policy_gradient_step, "TOKENS_AT_ONCE", 40)
     batch = rollouts(policy())
-    pieces = pieces_of_similar_length(batch, range(len(batch)))
-    assert sorted(row for piece in pieces for row in piece) == list(range(len(batch)))
+    found = pieces(batch, range(len(batch)), shared=False)
+    assert sorted(row for piece in found for row in piece) == list(range(len(batch)))
     tokens = [len(p) + len(c) for p, c in zip(batch.prompts, batch.completions, strict=True)]
-    assert all(len(piece) * max(tokens[row] for row in piece) <= 40 for piece in pieces)
-    for shorter, longer in itertools.pairwise(pieces):
+    assert all(len(piece) * max(tokens[row] for row in piece) <= 40 for piece in found)
+    for shorter, longer in itertools.pairwise(found):
         assert max(tokens[row] for row in shorter) <= min(tokens[row] for row in longer)
 
 
