@@ -44,7 +44,7 @@ class Credit:
         values = np.stack([outputs.parts[part] for part in self.parts])  # [parts, n]
         if self.binary:
             return (values >= MET).all(axis=0).astype(np.float64)
-        return np.asarray(self.weights @ values)
+        return np.asarray(self.weights @ values, dtype=np.float64)
 
 
 def _resolved(wanted: Sequence[str], known: list[str]) -> list[str]:
