@@ -43,7 +43,7 @@ class Credit:
     def __call__(self, outputs: Outputs) -> Floats:
         values = np.stack([outputs.parts[part] for part in self.parts])  # [parts, n]
         if self.binary:
-            return (values >= MET).all(axis=0).astype(np.float64)
+            return np.asarray((values >= MET).all(axis=0), dtype=np.float64)
         return np.asarray(self.weights @ values, dtype=np.float64)
 
 
