@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +135,119 @@ def compare(
     console.print(f"[bold]results[/]   {escape(str(folder))}", highlight=False, soft_wrap=True)
     if figure is not None:
         console.print(f"[bold]figure[/]    {escape(str(figure))} (and .svg)", highlight=False, soft_wrap=True)
+
+
+@app.command("claims")
+def claims(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="CLAIMS", help="Only these, with all their parts.", show_default=False)
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            metavar="CLAIM",
+            help="First make the evidence of this claim (or of claim/evidence) by its commands.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    output_dir: OutputDir = DEFAULT_OUTPUT_DIR,
+) -> None:
+    """The ledger of the papers' claims: verdicts that follow by rule from finished runs or published results."""
+    from rich.console import Console
+
+    from experiments.report import commands_of, ledger
+    from experiments.reports.claims import ledger_table
+    from experiments.runs.files import write_json
+
+    _require_folder(output_dir)
+    if run is not None:
+        for words in _or_fail(lambda: commands_of(run)):
+            _call([*words, f"output_dir={output_dir}"])
+        names = [*(names or []), run.partition("/")[0]]
+    entries = _or_fail(lambda: ledger(output_dir, list(dict.fromkeys(names or ()))))
+    document = [entry.as_dict() for entry in entries]
+    if not names:
+        write_json(output_dir / "report" / "claims.json", document)
+    if as_json:
+        print(json.dumps(document, indent=2))
+        return
+    console = Console()
+    console.print(ledger_table(entries, details=bool(names)))
+    counts = {verdict: sum(entry.verdict == verdict for entry in entries) for verdict in VERDICTS}
+    console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count), highlight=False)
+
+
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "no evidence yet")
+
+
+def _call(words: list[str]) -> None:
+    """`rl-exp <words>` in a process of its own; its failure ends this command with its exit code."""
+    # What it prints goes to stderr: stdout is for the ledger.
+    typer.secho(f"$ rl-exp {shlex.join(words)}", bold=True, err=True)
+    try:
+        code = subprocess.run([sys.executable, "-m", "cli.main", *words], stdout=2, check=False).returncode
+    except KeyboardInterrupt:
+        fail("interrupted; the same command continues where it stopped", code=130)
+    if code:
+        fail(f"rl-exp {shlex.join(words)} ended with exit code {code}: see above", code=code if code > 0 else 1)
+
+
+@app.command("figures")
+def figures(
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where to put them; default: report/figures below --output-dir.")
+    ] = None,
+    as_json: AsJson = False,
+    output_dir: OutputDir = DEFAULT_OUTPUT_DIR,
+) -> None:
+    """All figures of runs, sweeps and published results in one folder, as PNG and SVG."""
+    from rich.console import Console
+
+    from experiments.report import figure_places
+    from experiments.reports.figure_gallery import gather_figures
+
+    _require_folder(output_dir)
+    target = folder or output_dir / "report" / "figures"
+    gathered = _or_fail(lambda: gather_figures(figure_places(output_dir), target))
+    if as_json:
+        names = [
+            {"name": f.name, "png": str(f.png), "svg": f.svg and str(f.svg), "caption": f.caption} for f in gathered
+        ]
+        print(json.dumps(names, indent=2))
+        return
+    console = Console()
+    without = sum(figure.svg is None for figure in gathered)
+    note = f" ({without} of them, of published results, as PNG only)" if without else ""
+    console.print(f"{len(gathered)} figures{note} in {escape(str(target))}", highlight=False, soft_wrap=True)
+
+
+@app.command("html")
+def html(
+    page: Annotated[
+        Path | None, typer.Option("--page", help="The file to write; default: report/report.html below --output-dir.")
+    ] = None,
+    output_dir: OutputDir = DEFAULT_OUTPUT_DIR,
+) -> None:
+    """One self-contained page: claims, figures, runs, and what made them. Prints where it is."""
+    from experiments.report import figure_places, ledger
+    from experiments.reports.figure_gallery import collect_figures
+    from experiments.reports.html_page import write_page
+    from experiments.reports.run_records import read_records
+    from experiments.reports.run_table import sort_runs
+
+    _require_folder(output_dir)
+    target = page or output_dir / "report" / "report.html"
+    try:
+        written = write_page(
+            target,
+            entries=_or_fail(lambda: ledger(output_dir)),
+            records=sort_runs(read_records(output_dir), "age"),
+            figures=collect_figures(figure_places(output_dir, most_runs=10)),
+        )
+    except OSError as error:
+        fail(f"{target} cannot be written ({error.strerror}): name another file with --page")
+    print(written)
 
 
 def _require_folder(output_dir: Path) -> None:

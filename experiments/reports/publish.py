@@ -23,6 +23,7 @@ KEPT = (
     "results.json",
     "summary.json",
     "figures/*.png",
+    "figures/captions.json",
     "samples.txt",
 )
 LARGEST_FILE = 1_000_000  # bytes

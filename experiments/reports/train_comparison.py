@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from experiments.reports.run_records import read_record
 from experiments.reports.style import MECHANISM_COLOURS, figure_style, save_figure
 from experiments.runs.files import read_json, write_json
 from experiments.runs.identity import NOT_IDENTITY, flatten
@@ -35,6 +36,13 @@ class Arm:
         values = [summary[name] for summary in self.summaries]
         return statistics.stdev(values) if len(values) > 1 else None
 
+    def by_seed(self) -> dict[str, dict[str, float]]:
+        """Every number of the summaries by seed: what intervals and paired differences are made of."""
+        seeds = [read_record(run).seed for run in self.runs]
+        keys = [str(number if seed is None else seed) for number, seed in enumerate(seeds)]
+        numbers = [name for name, value in self.summaries[0].items() if isinstance(value, int | float)]
+        return {name: dict(zip(keys, (s[name] for s in self.summaries), strict=True)) for name in numbers}
+
 
 def compare_training_runs(runs: list[Path], sweep_directory: Path, console: Console) -> None:
     """Print the table of a sweep's finished runs, and write comparison.json and figures/perplexity_against_cache."""
@@ -44,6 +52,7 @@ def compare_training_runs(runs: list[Path], sweep_directory: Path, console: Cons
     rows = [
         {"arm": arm.label, "mechanism": arm.mechanism, "seeds": len(arm.summaries)}
         | {name: arm.mean(name) for name, value in arm.summaries[0].items() if isinstance(value, int | float)}
+        | {"by_seed": arm.by_seed()}
         for arm in arms
     ]
     write_json(sweep_directory / "comparison.json", {"runs": [run.name for run in runs], "arms": rows})

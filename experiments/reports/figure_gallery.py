@@ -1,0 +1,162 @@
+"""`rl-exp report figures`: the figures of runs, sweeps and published results in one folder, as PNG and SVG.
+
+Where the numbers behind a figure are in a result's JSON (perplexity against cache, decode benchmarks), it is drawn
+again, in today's style; the others are copied as the run drew them. Published results keep PNG only.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.reports.bench_figures import draw_device_bytes, draw_roofline, draw_serving, draw_throughput
+from experiments.reports.train_comparison import Arm, draw_perplexity_against_cache
+from experiments.runs.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+# What a figure shows, for those that cannot see it: used where a run left no caption.
+CAPTIONS = {
+    "perplexity_against_cache": "Held-out perplexity against cache bytes per token and layer, a point per attention "
+    "mechanism, bars over seeds.",
+    "throughput_against_context": "Tokens per second against context length, a line per attention mechanism.",
+    "roofline": "Operations per second against arithmetic intensity, points under the machine's ceilings.",
+    "bytes_per_device": "Cache bytes per token, layer and device by mechanism, for growing numbers of devices.",
+    "serving": "Throughput and latency of a server by attention mechanism at one cache budget.",
+    "training_curves": "Proxy and ground truth reward over policy-gradient steps, a line per reward model.",
+    "over_optimisation": "Proxy and ground truth reward against the root of KL divergence, a line per reward model.",
+    "increase_against_variance": "Reward increases against reward variance before training, a point per reward model.",
+    "increase_against_accuracy": "Reward increases against accuracy before training, a point per reward model.",
+    "correlations": "Correlations of properties of reward models with the increases of proxy and ground truth reward.",
+    "training": "Rewards over training, a line per reward model.",
+    "trajectories": "Ground truth reward over updates, trained on the ground truth and on the proxy.",
+    "phase_diagram": "Where training on the proxy is faster than on the ground truth: initial probability, reward of the "
+    "mediocre output, and feature angle.",
+    "exponents": "Time to reach the best output against its initial probability, on both rewards, with slopes.",
+    "flatness": "Gradient norm and time to a fixed gain against reward variance.",
+    "policy_dependence": "Time to a fixed gain of two reward models on two families of policies.",
+    "confusion": "Predicted categories of reward errors against the measured effect on ground truth reward.",
+    "penalty": "Penalty of partial credit over binary credit, by shared features and initial success rates.",
+    "sampled": "Share of seeds in which each kind of credit wins under sampled gradients.",
+    "curves": "Metrics over training, a line per arm, bands over seeds.",
+}
+
+
+@dataclass(frozen=True)
+class GalleryFigure:
+    """A picture, where it comes from, and what it shows."""
+
+    name: str  # unique in the gallery
+    title: str
+    place: Path  # run, sweep or published folder
+    png: Path
+    svg: Path | None
+    caption: str
+
+
+def collect_figures(places: Sequence[Path]) -> list[GalleryFigure]:
+    """Every PNG in the figure folders of these runs, sweeps and published results."""
+    found: list[GalleryFigure] = []
+    names: set[str] = set()
+    for place in dict.fromkeys(places):
+        captions = _captions(place)
+        for png in sorted((place / "figures").rglob("*.png")):
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{place.parent.name}-{place.name}-{png.stem}")
+            while name in names:
+                name += "-2"
+            names.add(name)
+            svg = png.with_suffix(".svg")
+            title = f"{png.stem.replace('_', ' ')} ({place.parent.name}/{place.name})"
+            found.append(
+                GalleryFigure(name, title, place, png, svg if svg.is_file() else None, caption_of(png, captions))
+            )
+    return found
+
+
+def caption_of(png: Path, captions: dict[str, str] | None = None) -> str:
+    """What a figure shows, in words: its run's own caption, or ours for figures of that name."""
+    captions = _captions(png.parent.parent) if captions is None else captions
+    own = captions.get(png.stem)
+    return own or CAPTIONS.get(png.stem, png.stem.replace("_", " ").capitalize() + ".")
+
+
+def gather_figures(places: Sequence[Path], folder: Path) -> list[GalleryFigure]:
+    """Draw again what can be drawn, copy the rest, and write captions.json; the figures as they lie in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    gathered = []
+    for figure in collect_figures(places):
+        target = folder / f"{figure.name}.png"
+        if not _draw_again(figure, target):
+            shutil.copyfile(figure.png, target)
+            if figure.svg is not None:
+                shutil.copyfile(figure.svg, target.with_suffix(".svg"))
+        svg = target.with_suffix(".svg")
+        gathered.append(
+            GalleryFigure(
+                figure.name, figure.title, figure.place, target, svg if svg.is_file() else None, figure.caption
+            )
+        )
+    captions = {figure.name: figure.caption for figure in gathered}
+    write_json(folder / "captions.json", captions)
+    return gathered
+
+
+def _draw_again(figure: GalleryFigure, target: Path) -> bool:
+    """Whether the figure could be drawn from the numbers beside it."""
+    aside = target.parent / f".{figure.name}"
+    try:
+        if figure.png.stem == "perplexity_against_cache":
+            drawn = _perplexity(read_json(figure.place / "comparison.json"), aside)
+        elif (figure.place / "results.json").is_file() and figure.png.parent == figure.place / "figures":
+            drawn = _bench(figure.png.stem, read_json(figure.place / "results.json"), aside)
+        else:
+            return False
+        if drawn is None:
+            return False
+        for suffix in (".png", ".svg"):
+            shutil.move(drawn.with_suffix(suffix), target.with_suffix(suffix))
+        return True
+    except Exception:  # numbers of an older version, or damaged: the figure that the run drew is still there
+        logger.info("%s was not drawn again", figure.png, exc_info=True)
+        return False
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _perplexity(document: Any, folder: Path) -> Path | None:
+    arms = []
+    for row in document["arms"]:
+        if "by_seed" not in row:
+            return None  # a mean alone has no bars
+        seeds = list(next(iter(row["by_seed"].values())))
+        summaries = [{name: values[seed] for name, values in row["by_seed"].items()} for seed in seeds]
+        arms.append(Arm(row["arm"], row["mechanism"], summaries=summaries))
+    sets = [key.split("/")[1] for key in arms[0].summaries[0] if key.endswith("/perplexity")]
+    return draw_perplexity_against_cache(arms, sets, folder)
+
+
+def _bench(stem: str, document: Any, folder: Path) -> Path | None:
+    rows, mode = document["rows"], document.get("mode")
+    if stem == "throughput_against_context" and mode == "attention":
+        return draw_throughput(rows, "kernel", folder)
+    if stem == "roofline":
+        return draw_roofline(rows, folder)
+    if stem == "bytes_per_device":
+        shapes = dict.fromkeys(f"{row['query_heads']} heads of {row['head_dim']}" for row in rows if "head_dim" in row)
+        return draw_device_bytes(document["bytes_per_device"], ", ".join(shapes), folder)
+    if stem == "serving":
+        return draw_serving(rows, folder)
+    return None
+
+
+def _captions(place: Path) -> dict[str, str]:
+    try:
+        found = read_json(place / "figures" / "captions.json")
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
