@@ -65,7 +65,7 @@ class PolicyGradientConfig:
     temperature: float = 1.0  # of the rollouts
     missing_eos_penalty: float = 0.0  # taken off the normalised reward of a completion that was cut off
     optimizer: PolicyOptimizer = PolicyOptimizer.adam
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     momentum: float = 0.0  # sgd
     gradient_clip: float | None = None  # null: none, so that the gradient keeps its scale
     probe_every: int = 20  # steps between looks at the fixed probe set

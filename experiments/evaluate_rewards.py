@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from conf.reward_config import OffPolicy
-from conf.rlhf_config import RlhfConfig
+from conf.rlhf_config import PolicyTaskConfig
 from experiments.prepare import PreparedPolicy
 from experiments.prepare_rewards import PreparedReward, off_policy_source
 from experiments.reward_metrics.evaluation import Evaluation, OffPolicyPairs, evaluate_reward_models
@@ -33,7 +33,7 @@ class OffPolicyOutputs:
 
 
 def prepare_off_policy(
-    config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe
+    config: PolicyTaskConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe
 ) -> OffPolicyOutputs | None:
     """One pair of other completions for every probe prompt: the data set's own, else real text, else random tokens.
 
@@ -75,6 +75,7 @@ def evaluate_rewards(
     generator: np.random.Generator,
     *,
     resamples: int = 1000,
+    error_tolerance: float = 0.25,
 ) -> Evaluation:
     """The properties of the reward models for the policy that drew the probe, with intervals over prompts."""
     pairs = None
@@ -95,6 +96,7 @@ def evaluate_rewards(
         generator=generator,
         off_policy=pairs,
         outputs=same_outputs(probe),
+        error_tolerance=error_tolerance,
         resamples=resamples,
     )
 

@@ -10,7 +10,6 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +21,17 @@ from transformers.utils.logging import disable_progress_bar
 
 import experiments.models.transformer  # noqa: F401 (registers our models with the Auto classes)
 from conf.compose import plain
-from conf.rlhf_config import RlhfConfig
+from conf.rlhf_config import PolicyTaskConfig
+from conf.task_config import TaskKind
 from conf.train_config import TrainConfig
 from experiments.data.corpus import TokenisedCorpus, prepare_corpus
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.identity import content_hash, run_id
 from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
-from experiments.tasks.sentiment import FluencyTerm, prepare_sentiment
+from experiments.tasks.constraints import prepare_constraints
+from experiments.tasks.enumerable import prepare_enumerable
+from experiments.tasks.fluency import FluencyTerm
+from experiments.tasks.sentiment import prepare_sentiment
 from experiments.train import train
 from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.probe import Probe, probe_prompts, stored_probe
@@ -50,6 +53,7 @@ class PreparedPolicy:
 
     model: PreTrainedModel  # is trained
     reference: PreTrainedModel  # stays as it is
+    reference_scores: ReferenceScores
     tokenizer: PreTrainedTokenizerBase
     address: str  # a hash of what decides the weights
     label: str  # for tables: gqa, 1,000,000 tokens
@@ -74,7 +78,7 @@ def _sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
     return GenerateSampler(model, tokenizer, max_new_tokens=most, stop_tokens=task.stop_tokens)
 
 
-def prepare_policy(config: RlhfConfig, run: Run, device: torch.device) -> PreparedPolicy:
+def prepare_policy(config: PolicyTaskConfig, run: Run, device: torch.device) -> PreparedPolicy:
     """The policy that the configuration names or describes; trained first where it does not exist yet."""
     if config.policy.path is not None:
         path, label = config.policy.path, Path(config.policy.path).name
@@ -95,10 +99,10 @@ def prepare_policy(config: RlhfConfig, run: Run, device: torch.device) -> Prepar
         ) from error
     model.to(device)
     reference = copy.deepcopy(model).eval().requires_grad_(False)
-    return PreparedPolicy(model, reference, tokenizer, address, label, path)
+    return PreparedPolicy(model, reference, ReferenceScores(reference), tokenizer, address, label, path)
 
 
-def policy_settings(config: RlhfConfig) -> TrainConfig:
+def policy_settings(config: PolicyTaskConfig) -> TrainConfig:
     """The settings of `rl-exp train` that make the policy."""
     values = {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
     return TrainConfig(**values | {"seed": config.policy.seed, "force": False})
@@ -155,39 +159,77 @@ def _fingerprint(folder: Path) -> list[list[Any]]:
 # The task, and what the initial policy does on it ---------------------------------------------------------------------
 
 
-def prepare_task(config: RlhfConfig, run: Run, policy: PreparedPolicy) -> Task:
+def prepare_task(config: PolicyTaskConfig, run: Run, policy: PreparedPolicy) -> Task:
     """Prompts and ground truth, as tokens of the policy."""
     task = config.task
     fluency = None
     if task.fluency_weight:
-        fluency = FluencyTerm(task.fluency_weight, partial(mean_log_probability, policy.reference), policy.address)
-    return prepare_sentiment(
-        prepare_text(config, run),
-        prompts=task.prompts,
-        prompt_tokens=task.prompt_tokens,
-        max_new_tokens=task.max_new_tokens,
-        prompt_spread=task.prompt_spread,
-        reward_offset=task.reward_offset,
-        fluency=fluency,
-        tokenizer=policy.tokenizer,
-    )
+        fluency = FluencyTerm(task.fluency_weight, policy.reference_scores.per_token, policy.address)
+    continuations: dict[str, Any] = {  # what the tasks that continue a text share
+        "prompts": task.prompts,
+        "prompt_tokens": task.prompt_tokens,
+        "max_new_tokens": task.max_new_tokens,
+        "seed": task.prompt_seed,
+        "stop_at_sentence_end": task.stop_at_sentence_end,
+        "prompt_spread": task.prompt_spread,
+        "reward_offset": task.reward_offset,
+        "fluency": fluency,
+        "tokenizer": policy.tokenizer,
+    }
+    if config.policy.path is not None:
+        continuations["tokenizer_address"] = policy.address
+    if task.kind is TaskKind.enumerable:
+        return prepare_enumerable(
+            prompts=task.prompts,
+            prompt_tokens=task.prompt_tokens,
+            max_new_tokens=task.max_new_tokens,
+            seed=task.prompt_seed,
+            prompt_spread=task.prompt_spread,
+            reward_offset=task.reward_offset,
+            tokenizer=policy.tokenizer,
+            vocabulary=len(policy.tokenizer),
+        )
+    if task.kind is TaskKind.constraints:
+        constraints = task.constraints
+        return prepare_constraints(
+            prepare_text(config, run),
+            names=constraints.names,
+            weights=constraints.weights,
+            binary=constraints.binary,
+            arguments=constraints.arguments,
+            **continuations,
+        )
+    return prepare_sentiment(prepare_text(config, run), **continuations)
 
 
-def prepare_text(config: RlhfConfig, run: Run) -> TokenisedCorpus:
+def prepare_text(config: PolicyTaskConfig, run: Run) -> TokenisedCorpus:
     """The text that prompts and real continuations come from: that of the policy."""
     return prepare_corpus(run.artifacts, config.data.corpus_source(), config.tokenizer.tokenizer_choice())
 
 
-def mean_log_probability(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-) -> Floats:
-    """Per completion token under `model`, [n] in nats."""
-    with torch.no_grad():
-        values = token_log_probabilities(model, prompts, completions).double().sum(dim=1).cpu().numpy()
-    return values / np.array([len(row) for row in completions])
+class ReferenceScores:
+    """Log-probabilities under the initial policy. The last answer is kept: a step's KL and fluency ask for the same."""
+
+    def __init__(self, reference: PreTrainedModel) -> None:
+        self._reference = reference
+        self._asked: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] | None = None
+        self._answer = torch.empty(0)
+
+    def __call__(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Of every completion token, [n, L] on the CPU, 0 behind a completion's end."""
+        asked = [tuple(row) for row in prompts], [tuple(row) for row in completions]
+        if asked != self._asked:
+            with torch.no_grad():
+                self._answer = token_log_probabilities(self._reference, prompts, completions).float().cpu()
+            self._asked = asked
+        return self._answer
+
+    def per_token(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Floats:
+        """Mean over the tokens of each completion, [n] in nats."""
+        return self(prompts, completions).double().sum(dim=1).numpy() / np.array([len(row) for row in completions])
 
 
-def prepare_probe(config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task) -> Probe:
+def prepare_probe(config: PolicyTaskConfig, run: Run, policy: PreparedPolicy, task: Task) -> Probe:
     """Rollouts of the initial policy on the probe prompts: the same for every reward model and seed."""
     prompts, samples = probe_prompts(task, config.probe.prompts), config.probe.samples
     recipe = {

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.reward_config import OffPolicy, RewardConfig, RewardFamily, named_reward
-from conf.rlhf_config import RlhfConfig
+from conf.rlhf_config import PolicyTaskConfig
 from experiments.prepare import PreparedPolicy, prepare_text
+from experiments.rewards.ensemble import Ensemble
 from experiments.rewards.families import synthetic_reward
+from experiments.rewards.hub_reward import HubReward, SequenceClassifierScorer
 from experiments.rewards.normalisation import Normaliser
 from experiments.rewards.prompt_constants import with_prompt_spread
 from experiments.rewards.reward import Reward, checked
@@ -50,7 +52,7 @@ class PreparedReward:
 
 def prepare_rewards(
     rewards: Sequence[RewardConfig | str],
-    config: RlhfConfig,
+    config: PolicyTaskConfig,
     run: Run,
     policy: PreparedPolicy,
     task: Task,
@@ -61,14 +63,6 @@ def prepare_rewards(
     for entry in rewards:
         settings = named_reward(entry) if isinstance(entry, str) else entry
         reward = _reward(settings, config, run, policy, task, probe)
-        reward = with_prompt_spread(
-            reward,
-            probe.outputs,
-            probe.samples,
-            spread=settings.prompt_spread,
-            target_variance=settings.target_variance,
-            seed=settings.seed,
-        )
         scores = probe.by_prompt(checked(reward, probe.outputs))
         normaliser = Normaliser.fitted(settings.normalisation.value, scores)
         facts = {"name": settings.name, "family": settings.family.value, **getattr(reward, "facts", {})}
@@ -77,18 +71,43 @@ def prepare_rewards(
 
 
 def _reward(
-    settings: RewardConfig, config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe
+    settings: RewardConfig, config: PolicyTaskConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe
 ) -> Reward:
-    """The reward model itself, without constants per prompt."""
-    if settings.family is RewardFamily.trained:
-        return _trained_reward(settings, config, run, policy, task)
-    return synthetic_reward(
-        settings.family.value, settings.name, settings.family_settings(), probe.outputs, probe.samples, settings.seed
+    """The reward model of any family, with its constants per prompt."""
+    family = settings.family
+    reward: Reward
+    if family is RewardFamily.trained:
+        reward = _trained_reward(settings, config, run, policy, task)
+    elif family is RewardFamily.ensemble:
+        members = [_reward(named_reward(name), config, run, policy, task, probe) for name in settings.ensemble.members]
+        combination = settings.ensemble.combination.value
+        reward = Ensemble(settings.name, members, probe.outputs, probe.samples, combination=combination)
+    elif family is RewardFamily.hub:
+        scorer = SequenceClassifierScorer(**settings.family_settings(), device=policy.model.device)
+        reward = HubReward(settings.name, scorer)
+    else:
+        spread = getattr(task, "spread", None)
+        reward = synthetic_reward(
+            family.value,
+            settings.name,
+            settings.family_settings(),
+            probe.outputs,
+            probe.samples,
+            settings.seed,
+            constants=None if spread is None else spread.constants,
+        )
+    return with_prompt_spread(
+        reward,
+        probe.outputs,
+        probe.samples,
+        spread=settings.prompt_spread,
+        target_variance=settings.target_variance,
+        seed=settings.seed,
     )
 
 
 def _trained_reward(
-    settings: RewardConfig, config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task
+    settings: RewardConfig, config: PolicyTaskConfig, run: Run, policy: PreparedPolicy, task: Task
 ) -> TrainedReward:
     """A Bradley-Terry reward model on pairs of this policy and task; pairs and model are artifacts."""
     trained = settings.trained
@@ -126,7 +145,7 @@ def _trained_reward(
 
 
 def off_policy_source(
-    source: OffPolicy, config: RlhfConfig, run: Run, policy: PreparedPolicy, task: Task
+    source: OffPolicy, config: PolicyTaskConfig, run: Run, policy: PreparedPolicy, task: Task
 ) -> CompletionSource:
     """Where completions come from that the policy hardly draws."""
     if source is OffPolicy.dataset:

@@ -36,7 +36,6 @@ from experiments.tasks.task import Prompt, Task
 from experiments.training.advantages import advantages, reward_with_kl
 from experiments.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from experiments.training.device import prepare_device
-from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.policy_gradient_step import PolicyGradientBatch, update_policy
 from experiments.training.probe import Probe, probe_prompts, sample_table, scored_probe
 from experiments.training.rollouts import Rollouts, RolloutSampler
@@ -55,13 +54,13 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
     properties = initial_properties(config, run, policy, task, probe, proxy)
     tell(settings, run, policy, task, proxy, properties)
 
-    model, reference = policy.model, policy.reference
+    model = policy.model
     model.train()
     optimizer = build_policy_optimizer(model, settings)
     sampler = policy.sampler(task)
     step, seconds = resume(run, model, optimizer)
     if step == 0:
-        log_probe(run, 0, [proxy, *others], probe, reference)
+        log_probe(run, 0, [proxy, *others], probe, policy)
 
     with run.finishing_steps(), run.progress("policy gradient", settings.steps, completed=step) as bar:
         started, first_step = time.perf_counter(), step
@@ -80,7 +79,7 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
             rewards = rewards - settings.missing_eos_penalty * ~outputs.finished
 
             # KL divergence to the reference policy, and advantages within each prompt's group.
-            reference_values = reference_log_probabilities(reference, rollouts)
+            reference_values = reference_log_probabilities(policy, rollouts)
             old = padded(rollouts.log_probabilities)
             log_ratio = (old - reference_values).sum(dim=1).double()
             grouped = torch.from_numpy(rewards).view(len(prompts), settings.group_size)
@@ -122,7 +121,7 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
                 kl=f"{row['policy_gradient/kl']:.2f}",
             )
             if step % settings.probe_every == 0 and step < settings.steps:
-                log_probe(run, step, [proxy, *others], look(config, task, sampler), reference)
+                log_probe(run, step, [proxy, *others], look(config, task, sampler), policy)
             if step % settings.checkpoint_every == 0 or run.stop_requested or step == settings.steps:
                 save_state(run, step, model, optimizer, seconds + time.perf_counter() - started)
             if run.stop_requested and step < settings.steps:
@@ -130,10 +129,10 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
         seconds += time.perf_counter() - started
 
     after = look(config, task, sampler)
-    values = log_probe(run, step, [proxy, *others], after, reference)
+    values = log_probe(run, step, [proxy, *others], after, policy)
     show_samples(run, settings, probe, after, proxy)
     save_model(run.directory / "model", policy)
-    first = probe_values([proxy, *others], probe, reference)
+    first = probe_values([proxy, *others], probe, policy)
     return {
         "arm": config.reward.name,
         "policy": policy.label,
@@ -229,11 +228,9 @@ def padded(rows: Sequence[Sequence[float]]) -> torch.Tensor:
     return result
 
 
-@torch.no_grad()
-def reference_log_probabilities(reference: torch.nn.Module, rollouts: Rollouts) -> torch.Tensor:
+def reference_log_probabilities(policy: PreparedPolicy, rollouts: Rollouts) -> torch.Tensor:
     """Of the completions' tokens under the initial policy, [n, L] on the CPU."""
-    prompts = [prompt.tokens for prompt in rollouts.prompts]
-    return token_log_probabilities(reference, prompts, rollouts.tokens).float().cpu()
+    return policy.reference_scores([prompt.tokens for prompt in rollouts.prompts], rollouts.tokens)
 
 
 def look(config: RlhfConfig, task: Task, sampler: RolloutSampler) -> Probe:
@@ -242,13 +239,13 @@ def look(config: RlhfConfig, task: Task, sampler: RolloutSampler) -> Probe:
     return scored_probe(sampler.sample(prompts, config.probe.samples, seed=PROBE_SEED), task, config.probe.samples)
 
 
-def probe_values(rewards: Sequence[PreparedReward], probe: Probe, reference: torch.nn.Module) -> dict[str, float]:
+def probe_values(rewards: Sequence[PreparedReward], probe: Probe, policy: PreparedPolicy) -> dict[str, float]:
     """What a probe says of the policy (`probe/`) and of the first reward, the proxy, for this policy (`reward/`)."""
     proxy, *others = rewards
     raw = proxy(probe.outputs)
     log_ratio = (
         probe.rollouts.sequence_log_probabilities
-        - reference_log_probabilities(reference, probe.rollouts).double().sum(dim=1).numpy()
+        - reference_log_probabilities(policy, probe.rollouts).double().sum(dim=1).numpy()
     )
     return {
         "probe/proxy_reward": float(raw.mean()),
@@ -264,10 +261,10 @@ def probe_values(rewards: Sequence[PreparedReward], probe: Probe, reference: tor
 
 
 def log_probe(
-    run: Run, step: int, rewards: Sequence[PreparedReward], probe: Probe, reference: torch.nn.Module
+    run: Run, step: int, rewards: Sequence[PreparedReward], probe: Probe, policy: PreparedPolicy
 ) -> dict[str, float]:
     """Log `probe_values` and say the chief ones."""
-    values = probe_values(rewards, probe, reference)
+    values = probe_values(rewards, probe, policy)
     run.log(values, step=step)
     run.console.print(
         f"{step:>6,} steps  proxy {values['probe/proxy_reward']:+.3f}  ground truth "
