@@ -11,18 +11,20 @@ from experiments.data.hub_dataset import HubDataset
 from experiments.data.local_files import LocalFiles
 from experiments.data.markov import MarkovChain, SymbolTokenizer
 from experiments.data.python_library import PythonDocstrings, PythonSource
+from experiments.data.reasoning_gym_text import ReasoningGymText, parsed_arguments
 from experiments.data.tokenizer import BytePairEncoding, HubTokenizer, PlainBytes, TokenizerChoice
 from experiments.data.web_bible import WebBible
 
 
 class DataSource(Enum):
-    """Where the training text comes from. The first two are installed with the project, the last is drawn."""
+    """Where the training text comes from. The first two are installed with the project, the last two are drawn."""
 
     web_bible = "web_bible"
     python_source = "python_source"
     local = "local"
     hub = "hub"
     markov = "markov"
+    reasoning = "reasoning"
 
 
 class HeldOutSet(Enum):
@@ -48,17 +50,17 @@ class DataConfig:
 
     source: DataSource = DataSource.web_bible
     name: str = "web_bible"  # of its held-out set in metrics: eval/<name>/loss
-    path: str | None = None  # local: a file or folder; hub: a repository, a builder such as json, a saved folder
+    path: str | None = None  # local: a file or folder; hub: a repository, a builder, a saved folder; reasoning: a name
     text_field: str = "text"  # field of .jsonl lines, column of .parquet files and hub datasets
     holdout_fraction: float = 0.05  # of the characters; local, and hub without evaluation_split
     document_separator: str | None = None  # local: splits .txt files; null: one document per file
-    subset: str | None = None  # hub: configuration name
+    subset: str | None = None  # hub: configuration name; reasoning: arguments, as in max_terms=2,max_digits=1
     split: str = "train"  # hub
     evaluation_split: str | None = None  # hub; null: holdout_fraction of the training split
     data_files: str | None = None  # hub: files for a builder
     revision: str | None = None  # hub: commit, branch or tag
     streaming: bool = False  # hub: download only what is read
-    most_documents: int | None = None  # hub: of each split; null: all
+    most_documents: int | None = None  # hub: of each split, null: all; reasoning: examples
     document_start: str | None = None  # hub: regular expression of a row that begins a document; null: every row
     held_out_sets: list[HeldOutSet] = field(default_factory=lambda: [HeldOutSet.python_docstrings])
 
@@ -73,6 +75,8 @@ class DataConfig:
         if self.source in (DataSource.local, DataSource.hub) and not self.path:
             example = "my_texts/" if self.source is DataSource.local else "roneneldan/TinyStories"
             raise ValueError(f"data.source={self.source.value} needs data.path, such as data.path={example}")
+        if self.source is DataSource.reasoning and not self.path:
+            raise ValueError("data.source=reasoning needs data.path: a data set of reasoning-gym, such as chain_sum")
         if self.source is DataSource.markov and self.held_out_sets:
             raise ValueError("data.held_out_sets: a Markov chain knows no text of other domains: use []")
         require_fraction("data.holdout_fraction", self.holdout_fraction)
@@ -88,6 +92,14 @@ class DataConfig:
             return PythonSource(name=self.name)
         if self.source is DataSource.markov:
             return MarkovChain(name=self.name, holdout_fraction=self.holdout_fraction)
+        if self.source is DataSource.reasoning:
+            return ReasoningGymText(
+                self.path or "",
+                parsed_arguments(self.subset or ""),
+                examples=self.most_documents or 20_000,
+                name=self.name,
+                holdout_fraction=self.holdout_fraction,
+            )
         if self.source is DataSource.local:
             return LocalFiles(
                 path=self.path or "",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from conf.reward_config import HubRewardConfig
 from experiments.tasks.constraint_checks import constraint_named
 
 
@@ -36,25 +37,66 @@ class ConstraintsConfig:
 
 
 @dataclass
+class DatasetConfig:
+    """Prompts of a data set: for `preference`, and for `constraints` that are told to the policy as instructions."""
+
+    path: str | None = None  # hub name, .jsonl, .json, .parquet or .csv file, saved folder, or builder with data_files
+    subset: str | None = None
+    split: str = "train"
+    data_files: str | None = None
+    revision: str | None = None
+    prompt: str = "prompt"  # columns: texts, or lists of messages with roles
+    chosen: str | None = "chosen"  # null, and rejected too: a data set of prompts only
+    rejected: str | None = "rejected"
+    plain_format: str = "[USER] {} [ASSISTANT] "  # for policies without a chat template (good-teacher paper, F.1)
+
+
+@dataclass
+class ReasoningConfig:
+    """A data set of reasoning-gym."""
+
+    dataset: str = "chain_sum"
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the data set, such as max_terms: 2
+    plain_format: str = "{}\n"  # for policies without a chat template: as in data=reasoning
+
+
+@dataclass
 class TaskConfig:
-    """One task."""
+    """One task. Settings of other kinds than the chosen one are not looked at."""
 
     kind: TaskKind = TaskKind.sentiment
     prompts: int = 512  # trained on
     prompt_seed: int = 0  # chooses the prompts: not `seed`, so that all seeds of a sweep share them
     prompt_tokens: int = 8  # length of a prompt that is cut from the corpus, with its beginning-of-text token
+    longest_prompt: int = 512  # tokens; longer ones of a data set are passed over
     max_new_tokens: int = 24
     stop_at_sentence_end: bool = True  # continuations of the corpus: . ! and ? end them as the end of a text does
     prompt_spread: float = 0.0  # std of a constant per prompt in the ground truth: prompts that are graded apart
     reward_offset: float = 0.0  # added to every ground truth reward
     fluency_weight: float = 0.0  # of the reference policy's log-probability per token: against degenerate text
     constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
+    reasoning: ReasoningConfig = field(default_factory=ReasoningConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    scorer: HubRewardConfig = field(default_factory=HubRewardConfig)  # preference: the ground truth
 
     def __post_init__(self) -> None:
-        for name, least in (("prompts", 1), ("prompt_tokens", 2), ("max_new_tokens", 1), ("prompt_seed", 0)):
+        minima = {"prompts": 1, "prompt_seed": 0, "prompt_tokens": 1, "longest_prompt": 1, "max_new_tokens": 1}
+        for name, least in minima.items():
             if getattr(self, name) < least:
                 raise ValueError(f"task.{name}={getattr(self, name)} is impossible: it must be at least {least}")
         for name in ("prompt_spread", "fluency_weight"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"task.{name}={value} is impossible: it must be 0 or more")
+        if self.fluency_weight and self.kind not in (TaskKind.sentiment, TaskKind.constraints):
+            raise ValueError(
+                f"task.fluency_weight={self.fluency_weight} with task.kind={self.kind.value} is impossible: sentiment "
+                "and constraints have a fluency term; set it to 0"
+            )
+        if self.kind is TaskKind.preference:
+            self._require_path("dataset", self.dataset.path, "HuggingFaceH4/ultrafeedback_binarized, or a .jsonl file")
+            self._require_path("scorer", self.scorer.path, "a sequence-classification model of transformers")
+
+    def _require_path(self, setting: str, path: str | None, example: str) -> None:
+        if not path:
+            raise ValueError(f"task=preference needs task.{setting}.path: {example}")

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from experiments.data.documents import Document, require_fraction
+from experiments.data.hub_rows import HubRows
 from experiments.data.local_files import missing_field, text_of
 from experiments.runs.files import sha256_of_file
 
@@ -73,7 +73,7 @@ class HubDataset:
             "document_start": self.document_start,
             "holdout_fraction": self.holdout_fraction,
         }
-        local = self._local_files()
+        local = self._split(self.split).local_files()
         if local:
             digest = hashlib.sha256()
             for file in local:
@@ -107,51 +107,12 @@ class HubDataset:
             yield "".join(parts)
 
     def _texts(self, split: str) -> Iterator[str]:
-        rows = self._rows(split)
+        rows = self._split(split).read(streaming=self.streaming)
         names = getattr(rows, "column_names", None)
         if names is not None and self.text_field not in names:
             raise ValueError(missing_field(self.text_field, names, f"data.path={self.path}"))
         for number, row in enumerate(rows):
             yield text_of(row, self.text_field, f"{self.path} split {split} row {number}")
 
-    def _rows(self, split: str) -> Any:
-        """The split as rows (dicts), cached or streamed. Every way of not getting it is one ValueError."""
-        import datasets
-
-        where = f"data.path={self.path}" + (f" data.subset={self.subset}" if self.subset else "")
-        try:
-            if _saved_to_disk(Path(self.path)):
-                return _split_of(datasets.load_from_disk(self.path), split)
-            return datasets.load_dataset(
-                self.path,
-                self.subset,
-                split=split,
-                data_files=None if self.data_files is None else {split: self.data_files},
-                revision=self.revision,
-                streaming=self.streaming,
-            )
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(
-                f"{where} split {split}: {lines[0]} (check the spelling and the network, or use data=local)"
-            ) from error
-
-    def _local_files(self) -> list[Path]:
-        if self.data_files is not None:
-            file = Path(self.data_files)
-            return sorted(file.parent.glob(file.name)) if file.parent.is_dir() else []
-        folder = Path(self.path)
-        return sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
-
-
-def _saved_to_disk(folder: Path) -> bool:
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-
-
-def _split_of(saved: Any, split: str) -> Any:
-    """The named split of a saved DatasetDict; a saved Dataset has one split, whatever its name."""
-    if not isinstance(saved, dict):
-        return saved
-    if split not in saved:
-        raise ValueError(f"no split {split!r} among {', '.join(saved)}")
-    return saved[split]
+    def _split(self, split: str) -> HubRows:
+        return HubRows(self.path, self.subset, split, self.data_files, self.revision)

@@ -17,15 +17,17 @@ import numpy as np
 from experiments.tasks.benchmark_checks import BENCHMARKS, benchmark_constraint
 from experiments.tasks.constraint_checks import Constraint, constraint_named
 from experiments.tasks.corpus_prompts import corpus_prompt_set
+from experiments.tasks.dataset_prompts import PLAIN_FORMAT, Fields, dataset_prompt_set
 from experiments.tasks.fluency import FluencyTerm
 from experiments.tasks.prompt_set import PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     from experiments.data.corpus import TokenisedCorpus
+    from experiments.data.hub_rows import HubRows
 
 FORMAT = 1  # raise it whenever equal recipes would give other rewards
 
@@ -176,5 +178,44 @@ def prepare_constraints(
         stop_at_sentence_end=stop_at_sentence_end,
         tokenizer=tokenizer,
         tokenizer_address=tokenizer_address,
+    )
+    return ConstraintsTask(prompt_set, credit, PromptSpread(prompt_spread, reward_offset), fluency)
+
+
+def prepare_instructions(
+    rows: HubRows,
+    *,
+    names: Sequence[str],
+    weights: Sequence[float] | None = None,
+    binary: bool = True,
+    arguments: Mapping[str, Mapping[str, Any]] | None = None,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_address: str,
+    prompts: int,
+    max_new_tokens: int,
+    longest_prompt: int = 512,
+    seed: int = 0,
+    fields: Fields | None = None,
+    plain_format: str = PLAIN_FORMAT,
+    prompt_spread: float = 0.0,
+    reward_offset: float = 0.0,
+    fluency: FluencyTerm | None = None,
+) -> ConstraintsTask:
+    """The task on a data set of prompts, each followed by the constraints as instructions: the paper's own setting.
+
+    See `constraint_credit` and `dataset_prompt_set`.
+    """
+    credit = constraint_credit(names, weights=weights, binary=binary, arguments=arguments)
+    prompt_set = dataset_prompt_set(
+        rows,
+        tokenizer,
+        tokenizer_address=tokenizer_address,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        longest_prompt=longest_prompt,
+        seed=seed,
+        fields=fields,
+        instruction="\n".join(constraint.description for constraint in credit.constraints),
+        plain_format=plain_format,
     )
     return ConstraintsTask(prompt_set, credit, PromptSpread(prompt_spread, reward_offset), fluency)

@@ -13,6 +13,7 @@ from experiments.data.hub_dataset import HubDataset
 from experiments.data.local_files import LocalFiles
 from experiments.data.markov import MarkovChain, SymbolTokenizer
 from experiments.data.python_library import PythonDocstrings, PythonSource
+from experiments.data.reasoning_gym_text import ReasoningGymText
 from experiments.data.tokenizer import BytePairEncoding, HubTokenizer, PlainBytes
 from experiments.data.web_bible import WebBible
 
@@ -48,6 +49,7 @@ def test_every_data_option_is_a_source(tmp_path, option, kind):
 def test_every_option_file_is_tested():
     assert {file.stem for file in (CONF / "data").glob("*.yaml")} == {
         "web_bible", "python_source", "local", "tinystories", "wikitext103", "fineweb_edu", "markov",
+        "reasoning",
     }  # fmt: skip
     assert {file.stem for file in (CONF / "tokenizer").glob("*.yaml")} == {"bpe", "bytes", "hub", "symbols"}
 
@@ -112,3 +114,14 @@ def test_a_markov_chain_has_no_held_out_sets_of_other_domains():
     assert data.held_out_sources() == []
     with pytest.raises(ValueError, match="a Markov chain knows no text of other domains"):
         composed("data", "markov", held_out_sets=["web_bible"])
+
+
+def test_worked_examples_take_their_arguments_from_the_subset():
+    source = composed("data", "reasoning", most_documents=50).corpus_source()
+    assert source == ReasoningGymText(
+        "chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}, examples=50
+    )
+    with pytest.raises(ValueError, match="write them as in max_terms=2"):
+        composed("data", "reasoning", subset="max_terms").corpus_source()
+    with pytest.raises(ValueError, match=r"data\.source=reasoning needs data\.path"):
+        composed("data", "reasoning", path=None)

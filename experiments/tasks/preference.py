@@ -1,0 +1,97 @@
+"""Answer prompts of a data set; the ground truth is a reward model, such as ArmoRM in both reward papers.
+
+The scorer is anything that turns prompts and responses into numbers: experiments/rewards/hub_reward.py has one for
+every sequence classifier of transformers. It reads texts, so its tokenizer and chat template are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.tasks.dataset_prompts import PLAIN_FORMAT, Fields, dataset_prompt_set
+from experiments.tasks.prompt_set import PromptSet
+from experiments.tasks.prompt_spread import PromptSpread
+from experiments.tasks.task import Floats, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.data.hub_rows import HubRows
+
+FORMAT = 1  # raise it whenever equal recipes would give other rewards
+
+Scorer = Callable[[Sequence[str], Sequence[str]], Floats]  # (prompts, responses) -> [n]
+
+
+@dataclass(frozen=True)
+class PreferenceTask:
+    """Prompts of any origin, and a reward model that grades the responses."""
+
+    prompt_set: PromptSet
+    scorer: Scorer
+    scorer_recipe: Mapping[str, Any]
+    spread: PromptSpread = field(default_factory=PromptSpread)
+    name: str = "preference"
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        return self.prompt_set.prompts
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.prompt_set.max_new_tokens
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        return self.prompt_set.stop_tokens
+
+    def recipe(self) -> dict[str, Any]:
+        return {
+            "task": self.name,
+            "format": FORMAT,
+            "prompts": self.prompt_set.recipe,
+            "scorer": dict(self.scorer_recipe),
+            "prompt_spread": self.spread.recipe(),
+        }
+
+    def score(
+        self, prompts: Sequence[Prompt], texts: Sequence[str], tokens: Sequence[Sequence[int]]
+    ) -> tuple[Floats, dict[str, Floats]]:
+        """The reward model's score plus the prompt's constant, [n]; no parts."""
+        scores = np.asarray(self.scorer([prompt.text for prompt in prompts], texts), dtype=np.float64)
+        return scores + self.spread.constants(prompts), {}
+
+
+def prepare_preference(
+    rows: HubRows,
+    scorer: Scorer,
+    *,
+    scorer_recipe: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_address: str,
+    prompts: int,
+    max_new_tokens: int,
+    longest_prompt: int = 512,
+    seed: int = 0,
+    fields: Fields | None = None,
+    plain_format: str = PLAIN_FORMAT,
+    prompt_spread: float = 0.0,
+    reward_offset: float = 0.0,
+) -> PreferenceTask:
+    """The task on a data set: see `dataset_prompt_set`. `scorer_recipe` names the scorer: path, revision, dtype."""
+    prompt_set = dataset_prompt_set(
+        rows,
+        tokenizer,
+        tokenizer_address=tokenizer_address,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        longest_prompt=longest_prompt,
+        seed=seed,
+        fields=fields,
+        plain_format=plain_format,
+    )
+    return PreferenceTask(prompt_set, scorer, scorer_recipe, PromptSpread(prompt_spread, reward_offset))
