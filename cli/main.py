@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import bench, controlled, report, rlhf, rlhf_sweep, train
+from cli import bench, controlled, report, reward_eval, rlhf, rlhf_sweep, train
 
 HELP = """Run, measure and extend three papers from one command line: hardware-efficient attention, reward models as
 teachers, and beneficial reward errors.
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("train", **train.SETTINGS)(train.train)
 app.command("bench", **bench.SETTINGS)(bench.bench)
 app.command("controlled", **controlled.SETTINGS)(controlled.controlled)
+app.command("reward-eval", **reward_eval.SETTINGS)(reward_eval.reward_eval)
 app.command("rlhf", **rlhf.SETTINGS)(rlhf.rlhf)
 app.command("rlhf-sweep", **rlhf_sweep.SETTINGS)(rlhf_sweep.rlhf_sweep)
 app.add_typer(report.app, name="report")

@@ -43,6 +43,7 @@ COMMANDS = {
         Command("train", "conf.train_config", "TrainConfig", step_name="tokens"),
         Command("bench", "conf.bench_config", "BenchConfig", step_name="cell"),
         Command("controlled", "conf.controlled_config", "ControlledConfig", step_name="step"),
+        Command("reward-eval", "conf.reward_eval_config", "RewardEvalConfig", step_name="reward_model"),
         Command("rlhf", "conf.rlhf_config", "RlhfConfig", step_name="step"),
         Command(
             "rlhf-sweep",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,11 @@ def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> 
         with initialize_config_dir(config_dir=str(CONF_DIRECTORY), version_base="1.3"):
             return compose(config_name=command.config_name, overrides=overrides, return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
+        other = re.match(r"Could not override '([^']+)'", str(error))
+        if other and overrides:  # a group of other commands
+            keys = flatten(plain(_compose(command, [])))
+            known = [*keys, *(key.split(".")[0] for key in keys)]
+            raise UserError(f"{other[1]} is no setting of this command.{suggestion(other[1], known)}") from error
         raise UserError(_explain(error)) from error
 
 

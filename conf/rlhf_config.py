@@ -59,20 +59,15 @@ class ProbeConfig:
 
 
 @dataclass
-class RlhfConfig(TrainConfig):
-    """`rl-exp rlhf`: one policy-gradient run."""
+class PolicyTaskConfig(TrainConfig):
+    """A policy, a task, and what the policy says on its probe prompts: what `rlhf` and `reward-eval` share."""
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    other_rewards: list[str] = field(default_factory=list)  # names of conf/reward/: logged at weight zero
-    policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.other_rewards:
-            named_reward(name)
         if self.probe.prompts > self.task.prompts:
             raise ValueError(
                 f"probe.prompts={self.probe.prompts}, but task.prompts={self.task.prompts}: lower the first or raise "
@@ -82,6 +77,20 @@ class RlhfConfig(TrainConfig):
     def input_files(self) -> list[Path]:
         """The files of a local corpus and of a local policy."""
         return [*super().input_files(), *self.policy.files()]
+
+
+@dataclass
+class RlhfConfig(PolicyTaskConfig):
+    """`rl-exp rlhf`: one policy-gradient run."""
+
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    other_rewards: list[str] = field(default_factory=list)  # names of conf/reward/: logged at weight zero
+    policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.other_rewards:
+            named_reward(name)
 
 
 ConfigStore.instance().store(name="rlhf_schema", node=RlhfConfig)

@@ -8,7 +8,7 @@ Shapes: M reward models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from experiments.reports.rlhf_increases import Outcome, Point, mean_increase, points_of
 from experiments.reports.rlhf_runs import Setting
-from experiments.reward_metrics.correlations import Correlation, CorrelationMethod, correlation
+from experiments.reward_metrics.correlations import Correlation, CorrelationMethod, correlations_of_many
 from experiments.reward_metrics.properties import PROPERTIES
 
 Floats = NDArray[np.float64]
@@ -50,34 +50,34 @@ def increase_values(setting: Setting, outcome: Outcome, point: Point) -> Floats:
     return np.array([mean_increase(arm, outcome, point).value for arm in setting.reward_models])
 
 
-def property_correlation(
-    setting: Setting,
-    name: str,
-    outcome: Outcome,
-    point: Point,
-    generator: np.random.Generator,
-    method: CorrelationMethod = CorrelationMethod.pearson,
-) -> Correlation | None:
-    """Over the reward models that have both; None where fewer than three have."""
-    first, second = property_values(setting, name), increase_values(setting, outcome, point)
-    whole = np.isfinite(first) & np.isfinite(second)
-    if whole.sum() < FEWEST_REWARD_MODELS:
-        return None
-    return correlation(first[whole], second[whole], generator=generator, method=method, resamples=RESAMPLES)
-
-
 def correlation_rows(settings: Sequence[Setting], generator: np.random.Generator) -> list[dict[str, Any]]:
     """One row for every setting, property, outcome, point and method; a p is of its own row, not corrected for many."""
-    rows = []
-    for setting in settings:
-        for name in predictors(setting):
-            for outcome in Outcome:
-                for point in points_of(setting):
-                    for method in CorrelationMethod:
-                        result = property_correlation(setting, name, outcome, point, generator, method)
-                        if result is not None:
-                            rows.append(_row(setting, name, outcome, point, result))
-    return rows
+    return [
+        _row(setting, name, outcome, point, result)
+        for setting in settings
+        for outcome in Outcome
+        for point in points_of(setting)
+        for method in CorrelationMethod
+        for name, result in _correlations(setting, outcome, point, method, generator)
+    ]
+
+
+def _correlations(
+    setting: Setting, outcome: Outcome, point: Point, method: CorrelationMethod, generator: np.random.Generator
+) -> Iterator[tuple[str, Correlation]]:
+    """Of every predictor; those that the same reward models have are taken together."""
+    increase = increase_values(setting, outcome, point)
+    groups: dict[tuple[bool, ...], list[tuple[str, Floats]]] = {}
+    for name in predictors(setting):
+        values = property_values(setting, name)
+        groups.setdefault(tuple(np.isfinite(values) & np.isfinite(increase)), []).append((name, values))
+    for pattern, entries in groups.items():
+        whole = np.array(pattern)
+        if whole.sum() < FEWEST_REWARD_MODELS:
+            continue
+        rows = np.stack([values[whole] for _, values in entries])
+        results = correlations_of_many(rows, increase[whole], generator=generator, method=method, resamples=RESAMPLES)
+        yield from ((name, result) for (name, _), result in zip(entries, results, strict=True))
 
 
 def _row(setting: Setting, name: str, outcome: Outcome, point: Point, result: Correlation) -> dict[str, Any]:

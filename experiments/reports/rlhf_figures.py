@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.reports.arm_styles import ArmStyles
 from experiments.reports.rlhf_increases import Outcome, Point, increases, points_of
 from experiments.reports.rlhf_runs import Arm, Setting
-from experiments.reports.style import BLACK, GREY, PALETTE, figure_style, save_figure
+from experiments.reports.style import GREY, figure_style, save_figure
 from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
 
 if TYPE_CHECKING:
@@ -21,40 +22,13 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-LANDMARKS: dict[str, dict[str, Any]] = {
-    "ground_truth": {"color": BLACK, "linestyle": "-", "linewidth": 2.2},
-    "perfect_low_variance": {"color": GREY, "linestyle": "--", "linewidth": 2.2, "marker": "s"},
-}
-COLOURS = PALETTE[:-1]  # black is the ground truth's
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST_SETTINGS = 6  # rows of one figure
 AXIS = {Outcome.proxy: "proxy reward increase (std)", Outcome.ground_truth: "ground truth reward increase"}
 
 
-class ArmStyles:
-    """The same colour, marker and line for the same arm in every figure of a sweep."""
-
-    def __init__(self, settings: Sequence[Setting]) -> None:
-        labels = list(dict.fromkeys(arm.label for setting in settings for arm in setting.arms))
-        self._place = {label: place for place, label in enumerate(label for label in labels if label not in LANDMARKS)}
-
-    def of(self, arm: Arm) -> dict[str, Any]:
-        """Keyword arguments of `plot`."""
-        if arm.label in LANDMARKS:
-            return {"marker": "o", "markersize": 4, **LANDMARKS[arm.label]}
-        place = self._place[arm.label]
-        turn = place // len(COLOURS)
-        return {
-            "color": COLOURS[place % len(COLOURS)],
-            "marker": MARKERS[(place + turn) % len(MARKERS)],
-            "linestyle": ("-", "--", ":")[turn % 3],
-            "markersize": 4,
-        }
-
-
 def draw_all(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
     """Every figure that these runs allow."""
-    styles = ArmStyles(settings)
+    styles = ArmStyles(arm.label for setting in settings for arm in setting.arms)
     shown = list(settings)[:MOST_SETTINGS]
     figures = [draw_training_curves(shown, styles, directory), draw_over_optimisation(shown, styles, directory)]
     for name, file in (("variance", "increase_against_variance"), ("on_policy_accuracy", "increase_against_accuracy")):
@@ -73,7 +47,7 @@ def draw_training_curves(settings: Sequence[Setting], styles: ArmStyles, directo
             for axis, outcome in zip(row, Outcome, strict=True):
                 for arm in setting.arms:
                     steps, values = _by_seed(arm, outcome)
-                    line = axis.plot(steps, values.mean(axis=0), label=arm.label, **styles.of(arm))
+                    line = axis.plot(steps, values.mean(axis=0), label=arm.label, **styles.of(arm.label))
                     if len(values) > 1:
                         colour = line[0].get_color()
                         axis.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.12, color=colour, lw=0)
@@ -95,7 +69,7 @@ def draw_over_optimisation(settings: Sequence[Setting], styles: ArmStyles, direc
                 for arm in setting.arms:
                     _, values = _by_seed(arm, outcome)
                     _, kl = _by_seed(arm, None)
-                    style = styles.of(arm)
+                    style = styles.of(arm.label)
                     axis.plot(_root(kl.mean(axis=0)), values.mean(axis=0), label=arm.label, **style)
                     for one_kl, one in zip(kl, values, strict=True):
                         axis.plot(_root(one_kl), one, color=style["color"], lw=0.6, alpha=0.35)
@@ -241,7 +215,7 @@ def _arm_point(axis: Axes, arm: Arm, name: str, outcome: Outcome, point: Point, 
     values, x = increases(arm, outcome, point), arm.property_value(name)
     if not np.isfinite(values).all() or math.isnan(x):
         return
-    style = styles.of(arm) | {"linestyle": "none", "markersize": 6, "linewidth": 0.9}
+    style = styles.of(arm.label) | {"linestyle": "none", "markersize": 6, "linewidth": 0.9}
     if arm.is_ground_truth:
         style["markerfacecolor"] = "white"
     mean = values.mean()

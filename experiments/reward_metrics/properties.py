@@ -21,7 +21,7 @@ PROPERTIES: dict[str, tuple[str, str]] = {
         "mean of variance and mean accuracy (on- and off-policy where there are both; paper A, Table 2)",
     ),
     "covariance_with_ground_truth": (
-        "covariance with truth",
+        "truth covariance",
         "mean within-prompt covariance of normalised proxy and ground truth: the first-order gain of the ground truth",
     ),
 }
@@ -51,7 +51,7 @@ ERROR_CATEGORIES = {
     "none": "no error",
     "harmful_hacking": "harmful: hacking",
     "harmful_stalling": "harmful: stalling",
-    "benign_unattractive": "benign: unattractive",
+    "benign_unattractive": "benign: below mean",
     "benign_unlikely": "benign: slow",
     "beneficial": "beneficial",
 }

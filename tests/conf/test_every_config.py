@@ -40,7 +40,9 @@ def test_every_option_of_train_composes(group, option, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes_as_it_stands(command):
-    assert isinstance(composed(command), COMMANDS[command].schema())
+    jobs, _ = plan_jobs(COMMANDS[command], [], multirun=False)
+    assert jobs
+    assert all(isinstance(typed(COMMANDS[command], job.config), COMMANDS[command].schema()) for job in jobs)
 
 
 PAPER_COUNTS = {  # millions of parameters at a vocabulary of 128,256 (Tables 6 to 10 and 18)

@@ -9,9 +9,13 @@ from scipy import stats
 from experiments.reward_metrics.correlations import (
     CorrelationMethod,
     correlation,
+    correlation_difference,
     correlation_over_seeds,
+    correlations_of_many,
+    fisher_interval,
     mean_interval,
     statistic_interval,
+    student_interval,
 )
 
 
@@ -107,3 +111,66 @@ def test_correlation_over_seeds_refuses_what_it_cannot_correlate():
         correlation_over_seeds(np.ones((2, 4)), np.ones((2, 4)), generator=generator, same_items=True)
     with pytest.raises(ValueError, match="same for all items"):
         correlation_over_seeds(np.ones((4, 2)), np.arange(8.0).reshape(4, 2), generator=generator, same_items=True)
+
+
+@pytest.mark.parametrize("method", CorrelationMethod)
+@pytest.mark.parametrize("items", [6, 14])
+def test_many_correlations_at_once_are_those_of_one_at_a_time(method, items):
+    generator = np.random.default_rng(0)
+    y = generator.normal(size=items)
+    xs = np.stack([y + scale * generator.normal(size=items) for scale in (0.3, 1.0, 5.0)] + [np.ones(items)])
+    together = correlations_of_many(xs, y, generator=generator, method=method, resamples=4000)
+    alone = [correlation(x, y, generator=generator, method=method, resamples=4000) for x in xs]
+    for one, other in zip(together[:3], alone[:3], strict=True):
+        assert one.value == pytest.approx(other.value)
+        assert one.permutation_p == pytest.approx(other.permutation_p, abs=0.03)
+        assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.15)
+        assert one.n == items
+    assert math.isnan(together[3].value)
+
+
+def test_few_permutations_are_taken_all():
+    (result,) = correlations_of_many([range(6)], [1, 2, 3, 4, 5, 7], generator=np.random.default_rng(0))
+    spearman = correlations_of_many(
+        [range(6)], [1, 2, 3, 4, 5, 7], generator=np.random.default_rng(0), method=CorrelationMethod.spearman
+    )
+    assert result.permutation_p == pytest.approx(2 / 720)
+    assert spearman[0].permutation_p == pytest.approx(2 / 720)
+
+
+def test_a_difference_of_correlations_is_taken_on_the_same_resamples():
+    generator = np.random.default_rng(0)
+    y = generator.normal(size=30)
+    good, bad = y + 0.2 * generator.normal(size=30), generator.normal(size=30)
+    difference = correlation_difference(good, bad, y, generator=generator)
+    assert difference.value == pytest.approx(np.corrcoef(good, y)[0, 1] - np.corrcoef(bad, y)[0, 1])
+    assert difference.low > 0
+    same = correlation_difference(good, 2 * good, y, generator=generator)
+    assert (same.value, same.low, same.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert math.isnan(correlation_difference(np.ones(30), good, y, generator=generator).value)
+
+
+def test_students_interval_of_three_numbers():
+    interval = student_interval([1.0, 2.0, 3.0])
+    half = 4.302653 / 3**0.5
+    assert (interval.value, interval.low, interval.high) == pytest.approx((2, 2 - half, 2 + half), abs=1e-5)
+    assert math.isnan(student_interval([1.0]).low)
+
+
+def test_fishers_interval_is_never_inside_the_bootstrap():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=12)
+    y = x + generator.normal(size=12)
+    interval = fisher_interval(x, y, generator=generator)
+    z, half = math.atanh(interval.value), 1.959964 / 3
+    assert interval.low <= math.tanh(z - half) + 1e-6
+    assert interval.high >= math.tanh(z + half) - 1e-6
+    wider = fisher_interval(x, y, generator=generator, degrees_of_freedom=4)
+    assert wider.high - wider.low > interval.high - interval.low
+    assert math.isnan(fisher_interval(x[:3], y[:3], generator=generator).low)
+
+
+def test_a_null_is_outside_fishers_interval_about_as_often_as_it_says():
+    generator = np.random.default_rng(4)
+    draws = [fisher_interval(*generator.normal(size=(2, 8)), generator=generator, resamples=300) for _ in range(150)]
+    assert sum(interval.excludes(0) for interval in draws) <= 14  # 5 % of 150 are 7.5

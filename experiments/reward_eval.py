@@ -1,0 +1,180 @@
+"""`rl-exp reward-eval`: what reward models are like for a policy, before any of them trains it.
+
+    rl-exp reward-eval
+    rl-exp reward-eval rewards=[on_policy_100,perfect_low_variance] attention=gla
+
+Method. The policy draws probe rollouts at temperature 1 from its pure distribution, kept with their exact
+log-probabilities; a second pair of completions for each prompt comes from elsewhere (off-policy). Every reward model
+scores both. Its properties follow from the scores, the ground truth and the log-probabilities, with bootstrap intervals
+over prompts (experiments/reward_metrics/evaluation.py); all reward models share the resamples. They belong to this
+policy as much as to the reward model: another policy gives other numbers (What Makes a Reward Model a Good Teacher?,
+Theorem 3).
+
+The last line on stdout is one JSON document; `results.json` and `results.parquet` have the same rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from conf.reward_eval_config import RewardEvalConfig
+from experiments.evaluate_rewards import OffPolicyOutputs, evaluate_rewards, prepare_off_policy
+from experiments.prepare import PreparedPolicy, prepare_policy, prepare_probe, prepare_task
+from experiments.prepare_rewards import PreparedReward, prepare_rewards
+from experiments.reports.reward_figures import draw_properties, draw_variance_against_accuracy, draw_within_prompt_std
+from experiments.reports.reward_tables import accuracies_table, effective_line, errors_table, properties_table
+from experiments.reward_metrics.evaluation import Evaluation
+from experiments.runs.files import finite, read_json, write_json
+from experiments.runs.metrics import choose_wandb_mode
+from experiments.runs.run import Run
+from experiments.tasks.task import Task
+from experiments.training.device import prepare_device
+from experiments.training.probe import Probe
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+def reward_eval(config: RewardEvalConfig, run: Run) -> dict[str, Any]:
+    """Score, measure, print, draw, record; returns the summary. `results.json` is the document of the last line."""
+    device = prepare_device(config.device.value, config.threads)
+    run.resume_metrics(0)  # policy, rollouts and reward models are kept; the rest takes seconds and starts over
+    policy = prepare_policy(config, run, device)
+    task = prepare_task(config, run, policy)
+    probe = prepare_probe(config, run, policy, task)
+    off_policy = prepare_off_policy(config, run, policy, task, probe)
+    tell(run, policy, task, probe, off_policy)
+    rewards = []
+    with run.progress("reward models", len(config.rewards)) as bar:
+        for name in config.rewards:
+            rewards += prepare_rewards([name], config, run, policy, task, probe)
+            bar.advance(1, ready=name)
+    evaluation = evaluate_rewards(
+        rewards,
+        probe,
+        off_policy,
+        run.seeds.numpy("evaluation"),
+        resamples=config.resamples,
+        error_tolerance=config.error_tolerance,
+    )
+
+    rows = [finite(row) for row in evaluation.rows()]
+    for number, (row, reward) in enumerate(zip(rows, rewards, strict=True)):
+        run.log(reward_metrics(row, reward), reward_model=number)
+    document = {
+        "command": "reward-eval",
+        "run_id": run.id,
+        "policy": policy.label,
+        "policy_address": policy.address,
+        "task": task.name,
+        "prompts": probe.prompts,
+        "samples": probe.samples,
+        "off_policy_pairs": 0 if off_policy is None else len(off_policy.prompt),
+        "confidence": evaluation.confidence,
+        "rows": rows,
+    }
+    run.write_json("results.json", document)
+    write_parquet(rows, run.directory / "results.parquet")
+    show(rows, run.console)
+    scores = np.stack([probe.by_prompt(reward(probe.outputs)) for reward in rewards])
+    figures = draw(evaluation, scores, run.figures)
+    for figure in figures:
+        run.console.print(f"[bold]figure[/]    {figure}", highlight=False, soft_wrap=True)
+    send_media(config, run, rows, figures)
+    return summary(evaluation) | {"policy": policy.label, "task": task.name}
+
+
+def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
+    """The end of a sweep: the same tables over all runs, each row with its policy; `results.json` as for one run."""
+    documents = [read_json(run / "results.json") for run in runs]
+    rows: list[Row] = []
+    for document in documents:
+        facts = {name: document[name] for name in ("run_id", "policy", "task")}
+        rows += [facts | row for row in document["rows"]]
+    write_json(sweep_directory / "results.json", {"command": "reward-eval", "runs": documents})
+    write_parquet(rows, sweep_directory / "results.parquet")
+    show(rows, console)
+
+
+def tell(run: Run, policy: PreparedPolicy, task: Task, probe: Probe, off_policy: OffPolicyOutputs | None) -> None:
+    """The first screen's part on what is looked at, and the same facts in the manifest."""
+    pairs = 0 if off_policy is None else len(off_policy.prompt)
+    run.add_to_manifest(policy=policy.label, policy_address=policy.address, task=task.recipe(), off_policy_pairs=pairs)
+    run.console.print(
+        f"[bold]policy[/]    {policy.label}\n"
+        f"[bold]task[/]      {task.name}, ground truth of the policy {probe.outputs.ground_truth.mean():+.3f}\n"
+        f"[bold]probe[/]     {probe.prompts} prompts x {probe.samples} samples, {pairs} off-policy pairs",
+        highlight=False,
+    )
+
+
+def reward_metrics(row: Row, reward: PreparedReward) -> Row:
+    """A reward model's row of metrics.jsonl: `reward/<property>` with its interval, and what it is made of."""
+    facts = {f"facts/{name}": value for name, value in reward.facts.items() if isinstance(value, int | float | str)}
+    labels = ("reward_model", "prompts")
+    measured = {f"reward/{name}": value for name, value in row.items() if name not in labels}
+    return {"name": row["reward_model"], **measured, **facts}
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """The tables, one after the other."""
+    for table in (properties_table(rows), accuracies_table(rows), errors_table(rows)):
+        console.print(table)
+    console.print(effective_line(rows), highlight=False)
+
+
+def draw(evaluation: Evaluation, scores: np.ndarray, directory: Path) -> list[Path]:
+    """The figures; one that cannot be drawn ends no run."""
+    try:
+        return [
+            draw_variance_against_accuracy(evaluation, directory),
+            draw_properties(evaluation, directory),
+            draw_within_prompt_std(evaluation.reward_models, scores, directory),
+        ]
+    except Exception:
+        logger.warning("a figure could not be drawn", exc_info=True)
+        return []
+
+
+def write_parquet(rows: list[Row], path: Path) -> None:
+    """All rows with the union of their columns."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
+
+
+def send_media(config: RewardEvalConfig, run: Run, rows: list[Row], figures: list[Path]) -> None:
+    """Rows and figures to W&B, where it is used."""
+    if choose_wandb_mode(config.tracking.mode.value) == "disabled":
+        return
+    import wandb
+
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
+    run.log_media({"reward_models": table} | {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+
+
+def summary(evaluation: Evaluation) -> dict[str, Any]:
+    """The headline: which reward models are extreme."""
+    variance = evaluation.values["variance"]
+    accuracy = evaluation.values["harm_aware_accuracy"]
+
+    def named(values: np.ndarray, place: int) -> str:
+        return f"{evaluation.reward_models[place]}, {values[place]:.3f}"
+
+    headline = {
+        "reward_models": len(evaluation.reward_models),
+        "highest_variance": named(variance, int(variance.argmax())),
+        "lowest_variance": named(variance, int(variance.argmin())),
+    }
+    if np.isfinite(accuracy).all():
+        headline["highest_harm_aware_accuracy"] = named(accuracy, int(accuracy.argmax()))
+    return headline
