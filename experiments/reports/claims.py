@@ -78,6 +78,10 @@ class Entry:
         """All counted parts have to hold; one that fails decides."""
         return _all_of([part.verdict for part in self.counted]) if self.counted else NO_EVIDENCE
 
+    def scale_of(self, part: Part) -> str:
+        """What the part was measured on."""
+        return next(item.scale for item in self.evidence if item.name == part.evidence)
+
     @property
     def missing(self) -> list[Evidence]:
         """Evidence that is not there."""
@@ -135,12 +139,16 @@ def effect_text(effect: Interval) -> str:
     """`1.61 [1.52, 1.7]`; computed numbers have no interval."""
     if math.isnan(effect.value):
         return "not measured"
-    value = f"{effect.value:.3g}"
+    value = _number(effect.value)
     if math.isnan(effect.low):
         return f"{value} (no interval)"
     if effect.low == effect.high:
         return f"{value} (exact)" if effect.n == 1 else value
-    return f"{value} [{effect.low:.3g}, {effect.high:.3g}]"
+    return f"{value} [{_number(effect.low)}, {_number(effect.high)}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
 
 
 def part_effects(part: Part, most: int = 4) -> str:

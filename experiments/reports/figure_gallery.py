@@ -35,8 +35,8 @@ CAPTIONS = {
     "correlations": "Correlations of properties of reward models with the increases of proxy and ground truth reward.",
     "training": "Rewards over training, a line per reward model.",
     "trajectories": "Ground truth reward over updates, trained on the ground truth and on the proxy.",
-    "phase_diagram": "Where training on the proxy is faster than on the ground truth: initial probability, reward of the "
-    "mediocre output, and feature angle.",
+    "phase_diagram": "Where training on the proxy is faster than on the ground truth: initial probability, reward of "
+    "the mediocre output, and feature angle.",
     "exponents": "Time to reach the best output against its initial probability, on both rewards, with slopes.",
     "flatness": "Gradient norm and time to a fixed gain against reward variance.",
     "policy_dependence": "Time to a fixed gain of two reward models on two families of policies.",

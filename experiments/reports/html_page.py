@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from experiments.reports.claims import Entry, Evidence, part_effects
+from experiments.reports.claims import VERDICT_COLOURS, Entry, Evidence, part_effects
 from experiments.reports.figure_gallery import GalleryFigure, caption_of
 from experiments.reports.run_records import RunRecord, shown
 from experiments.reports.run_table import age_of
@@ -55,9 +55,8 @@ def write_page(
     pictures = {
         item.figure: picture(item.figure) for entry in entries for item in entry.evidence if item.figure is not None
     }
-    counts: dict[str, int] = {}
-    for entry in entries:
-        counts[entry.verdict] = counts.get(entry.verdict, 0) + 1
+    verdicts = [entry.verdict for entry in entries]
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICT_COLOURS if verdict in verdicts}
     text = environment.get_template(TEMPLATE).render(
         made=now().replace("T", " ").replace("+00:00", " UTC"),
         versions=package_versions(),
@@ -68,6 +67,7 @@ def write_page(
         left_out_figures=max(0, len(further) - MOST_FIGURES),
         records=records[:MOST_RUNS],
         left_out_runs=max(0, len(records) - MOST_RUNS),
+        evidence_places={str(item.place) for entry in entries for item in entry.evidence},
         manifests=manifests(entries, records[:MOST_RUNS]),
     )
     write_text(path, text)
