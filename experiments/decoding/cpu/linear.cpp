@@ -15,7 +15,7 @@
 namespace {
 
 constexpr int64_t kPanel = 2 * kWidth;
-constexpr int kMostRows = kRegisters == 32 ? 8 : 4;   // per pass over a panel: 2 sums each stay in registers
+constexpr int kMostRows = kRegisters == 32 ? 8 : 6;   // per pass over a panel: 2 sums each stay in registers
 constexpr int64_t kChunk = 256;                       // rows between two looks at a weight
 constexpr int64_t kAhead = 4096;                      // weights between using one and asking memory for it
 
@@ -39,7 +39,8 @@ inline void multiply(const float* panel, Rows x, int64_t inputs, Vec (&sums)[kRo
   for (; k + kChains <= inputs; k += kChains)
     for (int c = 0; c < kChains; ++c) {
       const float* weights = panel + (k + c) * kPanel;
-      const Vec first = load(weights), second = load(weights + kWidth);
+      Vec first = load(weights), second = load(weights + kWidth);
+      hold(first), hold(second);
       __builtin_prefetch(weights + kAhead), __builtin_prefetch(weights + kAhead + kWidth);
       for (int r = 0; r < kRows; ++r) {
         const Vec input = splat(x.data[r * x.stride + k + c]);
