@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -49,3 +50,15 @@ def story_sentences(story_corpus, stories) -> set[str]:
 @pytest.fixture(scope="session")
 def byte_tokenizer():
     return PlainBytes().make(None)
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(byte_tokenizer):
+    """Bytes, and a chat template whose end-of-turn token is another than the end-of-text token."""
+    tokenizer = copy.deepcopy(byte_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    return tokenizer

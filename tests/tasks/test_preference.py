@@ -14,26 +14,11 @@ from experiments.tasks.dataset_prompts import Fields, dataset_prompt_set, end_of
 from experiments.tasks.preference import prepare_preference
 from experiments.tasks.task import outputs_of
 
-CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}" + (
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     """`datasets` caches what it builds: keep that within the test."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf_cache")
-
-
-@pytest.fixture
-def chat_tokenizer(byte_tokenizer):
-    """Bytes, and a template whose end-of-turn token is another than the end-of-text token."""
-    import copy
-
-    tokenizer = copy.deepcopy(byte_tokenizer)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]})
-    tokenizer.chat_template = CHAT
-    return tokenizer
 
 
 def preference_rows(count: int):
