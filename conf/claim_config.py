@@ -25,6 +25,7 @@ class EvidenceConfig:
     reference: str  # folder below outputs/reference/ with published evidence of the same kind
     scale: str  # in words: what was trained or measured
     figure: str = ""  # in figures/
+    alternatives: dict[str, str] = field(default_factory=dict)  # smaller commands that leave the same, and references
 
 
 @dataclass

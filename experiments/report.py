@@ -11,7 +11,7 @@ counts, then the newest; what is published under outputs/reference/ takes part. 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from experiments.runs.run import RunState
 PUBLISHED = Path(__file__).resolve().parent.parent / "outputs" / "reference"
 FREE = ("seed", "threads", "device", *NOT_IDENTITY)  # may differ between a claim's command and its evidence
 SWEEPING = ("rlhf-sweep",)  # commands that sweep without -m
+DEFAULT_PRESET = "small"  # of conf/rlhf_sweep.yaml
 
 
 def ledger(output_dir: Path, names: Sequence[str] = ()) -> list[Entry]:
@@ -114,26 +115,27 @@ Candidate = tuple[int, bool, str, Path, list[str]]  # finished runs, local, date
 
 
 def _candidates(config: EvidenceConfig, output_dir: Path, records: dict[str, list[RunRecord]]) -> Iterator[Candidate]:
-    words = shlex.split(config.command)[1:]
-    command = COMMANDS[words[0]]
-    if "-m" in words or command.name in SWEEPING:
-        yield from _sweeps(command, [word for word in words[1:] if word != "-m"], output_dir)
-    else:
-        yield from _runs(command, words[1:], output_dir, records)
-    for root in dict.fromkeys((output_dir / "reference", PUBLISHED)):
-        place = root / config.reference
-        if (place / config.file).is_file():
-            ids, date = _provenance(place)
-            yield len(ids), False, date, place, ids
-            return
+    for command_line, reference in {config.command: config.reference, **config.alternatives}.items():
+        words = shlex.split(command_line)[1:]
+        command = COMMANDS[words[0]]
+        if "-m" in words or command.name in SWEEPING:
+            yield from _sweeps(command, [word for word in words[1:] if word != "-m"], output_dir)
+        else:
+            yield from _runs(command, words[1:], output_dir, records)
+        for root in dict.fromkeys((output_dir / "reference", PUBLISHED)):
+            place = root / reference
+            if (place / config.file).is_file():
+                ids, date = _provenance(place)
+                yield len(ids), False, date, place, ids
+                break
 
 
 def _sweeps(command: Command, overrides: list[str], output_dir: Path) -> Iterator[Candidate]:
-    wanted = _bound(overrides)
+    wanted = _bound(command, overrides)
     for path in sorted((output_dir / "sweeps").glob("*/sweep.json")):
         try:
             sweep = read_json(path)
-            same = sweep["command"] == command.name and _bound([str(word) for word in sweep["overrides"]]) == wanted
+            same = sweep["command"] == command.name and _bound(command, map(str, sweep["overrides"])) == wanted
             directories = runs_of_sweep(path.parent) if same else []
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -142,9 +144,11 @@ def _sweeps(command: Command, overrides: list[str], output_dir: Path) -> Iterato
             yield len(finished), True, max(_date(r.manifest) for r in finished), path.parent, [r.id for r in finished]
 
 
-def _bound(overrides: Sequence[str]) -> set[str]:
-    """The overrides that make a sweep what it is."""
-    return {word for word in overrides if word.partition("=")[0].split(".")[0].split("/")[0] not in FREE}
+def _bound(command: Command, overrides: Iterable[str]) -> set[str]:
+    """The overrides that make a sweep what it is, with the preset that is one's own when none is named."""
+    words = {word for word in overrides if word.partition("=")[0].split(".")[0].split("/")[0] not in FREE}
+    unnamed = command.name == "rlhf-sweep" and not any(word.startswith("preset=") for word in words)
+    return words | ({f"preset={DEFAULT_PRESET}"} if unnamed else set())
 
 
 def _runs(

@@ -176,6 +176,28 @@ def test_a_local_sweep_counts_whatever_its_seeds_and_the_one_of_most_runs_is_tak
     assert entry.verdict == "reproduced"
 
 
+@pytest.mark.usefixtures("nothing_published")
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [(["preset=good_teacher", "seed=0,1"], True), ([], True), (["preset=harm_aware"], False), (["task=digits"], False)],
+)
+def test_a_sweep_of_language_models_is_evidence_under_its_preset_or_the_default_one(tmp_path, overrides, found):
+    row = {"statement": "at equal (perfect) accuracy, low reward variance slows learning down (x)", "source": "s"}
+    row |= {"measured": "m", "effect": 0.3, "interval": [0.1, 0.5], "n": 3}
+    for number in range(2):
+        made_run(tmp_path, f"r{number}", experiment="rlhf", summary={"x": 1})
+    sweep = tmp_path / "sweeps" / "rlhf-sweep-1"
+    sweep.mkdir(parents=True)
+    jobs = [{"run_id": f"r{number}"} for number in range(2)]
+    record = {"command": "rlhf-sweep", "experiment": "rlhf", "jobs": jobs, "overrides": overrides}
+    (sweep / "sweep.json").write_text(json.dumps(record))
+    (sweep / "statements.json").write_text(json.dumps([row]))
+    (entry,) = ledger(tmp_path, ["flat_landscape"])
+    evidence = next(item for item in entry.evidence if item.name == "language_models")
+    assert (evidence.place == sweep) == found
+    assert evidence.place is None or len(evidence.run_ids) == 2
+
+
 def test_quartiles_give_the_widest_ratio_and_only_rows_that_agree_are_compared():
     rows = [
         {"mechanism": m, "dtype": dtype, "context": context, "seconds": s, "seconds_q1": 0.9 * s, "seconds_q3": 1.1 * s}
