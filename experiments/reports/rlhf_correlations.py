@@ -8,6 +8,7 @@ Shapes: M reward models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from experiments.reward_metrics.properties import PROPERTIES
 Floats = NDArray[np.float64]
 
 FEWEST_REWARD_MODELS = 3
+FEWEST_FOR_AN_INTERVAL = 6  # a bootstrap of fewer points draws little else than the points themselves
 RESAMPLES = 1999
 # Counts and log-scale companions of the accuracies: reported per arm, but no predictors.
 NO_PREDICTORS = ("comparisons", "effective_comparisons")
@@ -81,6 +83,7 @@ def _correlations(
 
 
 def _row(setting: Setting, name: str, outcome: Outcome, point: Point, result: Correlation) -> dict[str, Any]:
+    enough = result.n >= FEWEST_FOR_AN_INTERVAL
     return {
         "setting": setting.label,
         "property": name,
@@ -89,8 +92,8 @@ def _row(setting: Setting, name: str, outcome: Outcome, point: Point, result: Co
         "at": point.label,
         "method": result.method.value,
         "coefficient": result.value,
-        "low": result.low,
-        "high": result.high,
+        "low": result.low if enough else math.nan,
+        "high": result.high if enough else math.nan,
         "permutation_p": result.permutation_p,
         "reward_models": result.n,
     }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.reports.rlhf_correlations import increase_values, property_values
+from experiments.reports.rlhf_correlations import FEWEST_FOR_AN_INTERVAL, increase_values, property_values
 from experiments.reports.rlhf_increases import Outcome, Point, best_arm_values, no_interval, paired, points_of
 from experiments.reports.rlhf_runs import Arm, Setting
 from experiments.reward_metrics.correlations import (
@@ -23,7 +23,6 @@ from experiments.reward_metrics.correlations import (
 )
 
 ABOVE_ZERO = math.ulp(0)  # "is positive": an effect of exactly 0 is none
-FEWEST_FOR_AN_INTERVAL = 6  # reward models behind a difference of correlations, whose bootstrap is all there is
 
 
 def steps_of(setting: Setting) -> list[Point]:
@@ -37,8 +36,13 @@ def early_point(setting: Setting) -> Point:
 
 
 def last_kl_point(setting: Setting) -> Point | None:
-    """The largest KL divergence at which arms are compared."""
-    return next((point for point in reversed(points_of(setting)) if point.at_kl), None)
+    """The largest KL divergence that enough reward models reach, else the one that all reach."""
+    points = [point for point in points_of(setting) if point.at_kl]
+    for point in reversed(points):
+        reached = np.isfinite(increase_values(setting, Outcome.ground_truth, point)).sum()
+        if reached >= FEWEST_FOR_AN_INTERVAL:
+            return point
+    return points[0] if points else None
 
 
 def best_minus(arms: Sequence[Arm], other: Arm, outcome: Outcome, point: Point) -> Interval:

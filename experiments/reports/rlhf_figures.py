@@ -229,8 +229,8 @@ def _coefficient(
     wanted = (setting.label, name, outcome.value, point.name, "pearson")
     for row in correlations:
         if (row["setting"], row["property"], row["increase_of"], row["point"], row["method"]) == wanted:
-            low, high = _short(row["low"]), _short(row["high"])
-            return f": r = {_short(row['coefficient'])} [{low}, {high}]"
+            interval = "" if math.isnan(row["low"]) else f" [{_short(row['low'])}, {_short(row['high'])}]"
+            return f": r = {_short(row['coefficient'])}{interval}"
     return ""
 
 

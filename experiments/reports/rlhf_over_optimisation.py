@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from experiments.reports.rlhf_runs import Arm, RlhfRun, Setting
 from experiments.reward_metrics.correlations import Interval, student_interval
 from experiments.reward_metrics.statements import Statement
 
+FEWEST_LOOKS = 4  # behind a fit of two coefficients
 GAO = "Scaling Laws for Reward Model Overoptimization (2210.10760), "
 
 
@@ -90,6 +92,27 @@ def _arms_by_pairs(setting: Setting) -> list[tuple[int, Arm]]:
             groups.setdefault(str(sorted(knobs.items())), []).append((pairs, arm))
     largest = max(groups.values(), key=len, default=[])
     return sorted(largest, key=lambda entry: entry[0])
+
+
+def over_optimisation_fit(arm: Arm) -> dict[str, float]:
+    """Where the ground truth peaks, and Gao's form of its rise, d (a - b log d) with d the root of the KL divergence.
+
+    Least squares over all looks of all seeds (NaN with fewer than four at d > 0); beside it the form of best-of-n,
+    d (a - b d), for comparison. `r2` is 1 - residual over total variance, and may be negative.
+    """
+    curves = [run.probe for run in arm.runs]
+    d = np.concatenate([np.sqrt(np.maximum(curve.kl, 0)) for curve in curves])
+    gain = np.concatenate([curve.ground_truth - curve.ground_truth[0] for curve in curves])
+    d, gain = d[d > 0], gain[d > 0]
+    found = {"peak_kl": float(np.mean([_kl_at_peak(run) for run in arm.runs]))}
+    for name, shape in (("rl", -d * np.log(d)), ("best_of_n", -(d**2))):
+        a = b = r2 = math.nan
+        if len(d) >= FEWEST_LOOKS and np.ptp(gain) > 0:
+            design = np.stack([d, shape], axis=1)
+            (a, b), *_ = np.linalg.lstsq(design, gain, rcond=None)
+            r2 = 1 - float(((gain - design @ (a, b)) ** 2).sum() / ((gain - gain.mean()) ** 2).sum())
+        found |= {f"{name}_a": float(a), f"{name}_b": float(b), f"{name}_r2": float(r2)}
+    return found
 
 
 def _kl_at_peak(run: RlhfRun) -> float:

@@ -26,6 +26,7 @@ from rich.markup import escape
 from experiments.reports.rlhf_correlations import correlation_rows
 from experiments.reports.rlhf_figures import draw_all
 from experiments.reports.rlhf_increases import Outcome, increase, mean_increase, points_of
+from experiments.reports.rlhf_over_optimisation import over_optimisation_fit
 from experiments.reports.rlhf_runs import Arm, Setting, group_runs, read_runs
 from experiments.reports.rlhf_statements import statements_of
 from experiments.reports.rlhf_tables import arms_table, correlation_table, statements_table
@@ -98,6 +99,7 @@ def arm_row(setting: Setting, arm: Arm) -> dict[str, Any]:
         "seeds": arm.seeds,
         "properties": {name: arm.property_value(name) for name in setting.property_names},
         "final_kl": float(np.mean([run.probe.kl[-1] for run in arm.runs])),
+        "over_optimisation": over_optimisation_fit(arm),
     }
     for outcome in Outcome:
         for point in points_of(setting):

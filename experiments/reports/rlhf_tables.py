@@ -18,26 +18,30 @@ from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
 from experiments.reward_metrics.statements import Statement, Verdict
 
 VERDICT_COLOURS = {Verdict.reproduced: "green", Verdict.not_reproduced: "red", Verdict.inconclusive: "yellow"}
-ARM_PROPERTIES = ("variance", "on_policy_accuracy", "harm_aware_accuracy")
+ARM_PROPERTIES = {"variance": "variance", "on_policy_accuracy": "accuracy", "harm_aware_accuracy": "HAcc"}
+# of the correlation table, where the run has them
+SHOWN_PROPERTIES = (*CHIEF_PROPERTIES, "covariance_with_ground_truth")
 
 
 def arms_table(setting: Setting) -> Table:
     """One row per arm: what it was before training, and how far the ground truth and the proxy rose."""
     points = [point for point in points_of(setting) if not point.at_kl]
     points, ends = [points[0], points[-1]], points[-1]
+    numbers = sorted({len(arm.runs) for arm in setting.arms})
+    seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     table = _table(
         f"reward models as teachers{_beside(setting)}",
-        "increases of ground truth and proxy: mean over seeds ± half of Student's 95 % interval; proxy in std of its "
-        "initial scores",
+        f"increases of ground truth and proxy: mean of {seeds} seed{'' if seeds == '1' else 's'} ± half of Student's "
+        "95 % interval; proxy in std of its initial scores; accuracy: on-policy",
     )
-    table.add_column("reward model", overflow="fold")
-    for name in ARM_PROPERTIES:
-        table.add_column(label_of(name).replace(" ", "\n"), justify="right")
+    longest = max(len(arm.label) for arm in setting.arms)
+    table.add_column("reward model", overflow="fold", min_width=min(longest, 20))
+    for label in ARM_PROPERTIES.values():
+        table.add_column(f"\n{label}", justify="right")
     for point in points:
         table.add_column(f"truth\n{point.label}", justify="right")
     table.add_column(f"proxy\n{ends.label}", justify="right")
-    table.add_column("KL", justify="right")
-    table.add_column("seeds", justify="right")
+    table.add_column("\nKL", justify="right")
     order = sorted(setting.arms, key=lambda arm: -_or_low(mean_increase(arm, Outcome.ground_truth, ends).value))
     for arm in order:
         kl = sum(float(run.probe.kl[-1]) for run in arm.runs) / len(arm.runs)
@@ -47,7 +51,6 @@ def arms_table(setting: Setting) -> Table:
             *(_with_spread(mean_increase(arm, Outcome.ground_truth, point)) for point in points),
             _with_spread(mean_increase(arm, Outcome.proxy, ends)),
             _number(kl, 2),
-            str(len(arm.runs)),
         )
     return table
 
@@ -61,13 +64,14 @@ def correlation_table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table
     n = max(row["reward_models"] for row in rows)
     table = _table(
         f"correlation with the increase of rewards, over {n} reward models{_beside(setting)}",
-        "Pearson's r, 95 % bootstrap interval over reward models, permutation p (not corrected for their number)",
+        "Pearson's r, 95 % bootstrap interval over reward models (from 6 on), permutation p (not corrected for their "
+        "number)",
     )
-    table.add_column("property before training", overflow="fold")
+    table.add_column("property\nbefore training", overflow="fold", min_width=19)
     for outcome, point in columns:
-        table.add_column(f"{outcome.words}\n{point.label}", justify="right")
+        table.add_column(f"{outcome.words.removeprefix('ground ')}\n{point.label}", justify="right")
     known = list(dict.fromkeys(row["property"] for row in rows))
-    shown = [name for name in known if name in CHIEF_PROPERTIES or name == "covariance_with_ground_truth"]
+    shown = [name for name in SHOWN_PROPERTIES if name in known]
     for name in shown:
         cells = [
             _coefficient(
@@ -123,8 +127,9 @@ def _shown_columns(points: Sequence[Point]) -> list[tuple[Outcome, Point]]:
 def _coefficient(row: dict[str, Any] | None) -> str:
     if row is None or math.isnan(row["coefficient"]):
         return "-"
-    span = escape(_span(row["low"], row["high"], "+.1f"))
-    return f"{row['coefficient']:+.2f}\n[dim]{span}\np {row['permutation_p']:.2g}[/]"
+    interval = [f"{value:+.1f}".replace("0.", ".") for value in (row["low"], row["high"])]
+    span = "" if math.isnan(row["low"]) else escape(f"[{','.join(interval)}]") + "\n"
+    return f"{row['coefficient']:+.2f}\n[dim]{span}p {row['permutation_p']:.2g}[/]"
 
 
 def _span(low: float, high: float, form: str) -> str:

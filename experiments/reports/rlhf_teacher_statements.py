@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.reports.rlhf_correlations import FEWEST_FOR_AN_INTERVAL
 from experiments.reports.rlhf_effects import (
     ABOVE_ZERO,
-    FEWEST_FOR_AN_INTERVAL,
     best_minus,
     correlation_effect,
     correlation_gap,

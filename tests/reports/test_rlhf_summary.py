@@ -15,6 +15,7 @@ from rlhf_sweep_cases import made_run, sweep_directory, teacher_sweep
 
 from experiments.reports import rlhf_summary
 from experiments.reports.rlhf_increases import Outcome, best_arm_values, increase, points_of
+from experiments.reports.rlhf_over_optimisation import over_optimisation_fit
 from experiments.reports.rlhf_runs import group_runs, read_runs
 from experiments.reports.rlhf_statements import statements_of
 from experiments.reports.rlhf_summary import presets_of, runs_of_sweep, summarise_rlhf
@@ -304,3 +305,36 @@ def test_the_preset_decides_what_is_judged(tmp_path):
     record = json.loads((directory / "sweep.json").read_text()) | {"overrides": ["seed=0,1"]}
     (directory / "sweep.json").write_text(json.dumps(record))
     assert presets_of(directory) == ["small"]
+
+
+def test_the_form_of_over_optimisation_is_fitted_back(tmp_path):
+    run = made_run(
+        sweep_directory(tmp_path),
+        arm="a",
+        seed=0,
+        properties={"variance": 0.5},
+        proxy=lambda share: share,
+        truth=lambda share: 0.3 + (share and share * (1.5 - 0.7 * np.log(share))),
+        kl=lambda share: share**2,
+    )
+    (setting,) = group_runs(read_runs([run])[0])
+    fit = over_optimisation_fit(setting.arms[0])
+    assert (fit["rl_a"], fit["rl_b"], fit["rl_r2"]) == pytest.approx((1.5, 0.7, 1.0))
+    assert fit["best_of_n_r2"] < 1.0
+    assert fit["peak_kl"] == pytest.approx(1.0)
+
+
+def test_three_reward_models_have_coefficients_without_intervals(tmp_path):
+    directory = sweep_directory(tmp_path)
+    runs = [
+        made_run(
+            directory, arm=f"model_{v}", seed=0, properties={"variance": v}, proxy=lambda share, v=v: v * share,
+            truth=lambda share: share,
+        )
+        for v in (0.2, 0.4, 0.9)
+    ]  # fmt: skip
+    document, text = summarised(runs, directory)
+    row = coefficient(document, "variance", "proxy", "steps_100")
+    assert row["coefficient"] == pytest.approx(1.0)
+    assert np.isnan(row["low"])
+    assert "nan" not in text
