@@ -19,7 +19,7 @@ from typing import Any
 from conf.claim_config import ClaimConfig, EvidenceConfig, load_claims, require_claim
 from conf.commands import COMMANDS, Command
 from conf.compose import UserError, plain, plan_jobs
-from experiments.reports.claim_rules import apply_rule, region
+from experiments.reports.claim_rules import Spread, apply_rule, region
 from experiments.reports.claims import Entry, Evidence, Part
 from experiments.reports.run_comparison import runs_of_sweep
 from experiments.reports.run_records import RunRecord, read_record, run_directories
@@ -57,6 +57,7 @@ def entry(name: str, claim: ClaimConfig, output_dir: Path, records: dict[str, li
             None
             if places[rule.evidence] is None
             else tuple(apply_rule(rule, documents[rule.evidence], f"{claim.paper}, {claim.source}")),
+            "quartiles" if rule.spread is Spread.quartiles else "95 % interval",
         )
         for rule in claim.rules
     )

@@ -48,6 +48,7 @@ class Part:
     evidence: str
     counts: bool
     statements: tuple[Statement, ...] | None  # None: no evidence
+    interval: str = "95 % interval"  # what the intervals are
 
     @property
     def verdict(self) -> str:
@@ -105,6 +106,7 @@ class Entry:
                     "holds": part.region,
                     "evidence": part.evidence,
                     "counts": part.counts,
+                    "interval": part.interval,
                     "verdict": part.verdict,
                     "statements": [item.as_dict() for item in part.statements or ()],
                 }
@@ -158,7 +160,8 @@ def part_effects(part: Part, most: int = 4) -> str:
     more = f" and {len(items) - most} more" if len(items) > most else ""
     counts = sorted({item.effect.n for item in items if item.effect.n > 1})
     n = "" if not counts else f", n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
-    return ("; ".join(texts) + more + n) if texts else "the evidence has no such row"
+    kind = "" if part.interval.startswith("95") or not counts else f" ({part.interval})"
+    return ("; ".join(texts) + more + n + kind) if texts else "the evidence has no such row"
 
 
 def ledger_table(entries: Sequence[Entry], *, details: bool = False) -> Table:

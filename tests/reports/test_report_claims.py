@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from conf.compose import config_groups, plain, plan_jobs
 from experiments.report import commands_of, ledger
 from experiments.reports.claim_rules import Rule, Spread, apply_rule, region
 from experiments.reports.claims import NO_EVIDENCE
+from experiments.reports.train_comparison import compare_training_runs
 
 REFERENCE = Path(__file__).resolve().parents[2] / "outputs" / "reference"
 
@@ -196,6 +198,40 @@ def test_a_sweep_of_language_models_is_evidence_under_its_preset_or_the_default_
     evidence = next(item for item in entry.evidence if item.name == "language_models")
     assert (evidence.place == sweep) == found
     assert evidence.place is None or len(evidence.run_ids) == 2
+
+
+@pytest.mark.usefixtures("nothing_published")
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"command": "train", "overrides": null}', '{"jobs": 3}'])
+def test_damaged_sweeps_and_provenance_are_passed_over(tmp_path, content):
+    plant(tmp_path, planted_arms(0.0))
+    (tmp_path / "reference" / "train" / "mechanisms" / "provenance.json").write_text(content)
+    (tmp_path / "sweeps" / "train-1").mkdir(parents=True)
+    (tmp_path / "sweeps" / "train-1" / "sweep.json").write_text(content)
+    made_run(tmp_path, "odd", experiment="controlled").joinpath("config.yaml").write_text(content)
+    assert verdict_of(tmp_path) == "reproduced"
+    assert verdict_of(tmp_path, "flat_landscape") == NO_EVIDENCE
+
+
+@pytest.mark.usefixtures("nothing_published")
+def test_what_a_sweep_of_train_writes_is_evidence_by_seed(tmp_path):
+    runs = []
+    for mechanism, gap, cache in (("gqa", 0.0, 256), ("gta", 0.1, 144)):
+        for seed in (3, 5, 7):
+            loss = 4.0 + seed + gap + 0.001 * (seed == 5)  # seeds differ by more than mechanisms do
+            numbers = {"eval/web_bible/loss": loss, "eval/web_bible/perplexity": math.exp(loss), "objective": loss}
+            numbers |= {"parameters": 1, "tokens_per_second": 1.0, "cache_bytes_per_token_per_layer": cache}
+            settings = {"attention.mechanism": mechanism}
+            summary = {"mechanism": mechanism, **numbers}
+            runs.append(made_run(tmp_path, f"{mechanism}{seed}", seed=seed, settings=settings, summary=summary))
+    place = tmp_path / "reference" / "train" / "mechanisms"
+    compare_training_runs(runs, place, Console(quiet=True))
+    arms = json.loads((place / "comparison.json").read_text())["arms"]
+    assert list(arms[0]["by_seed"]["eval/web_bible/loss"]) == ["3", "5", "7"]
+    (entry,) = ledger(tmp_path, ["gta"])
+    (found,) = entry.parts[0].statements
+    assert found.effect.value == pytest.approx(0.1)
+    assert found.effect.n == 3
+    assert entry.verdict == "not reproduced"
 
 
 def test_quartiles_give_the_widest_ratio_and_only_rows_that_agree_are_compared():
