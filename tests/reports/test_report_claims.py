@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from report_cases import made_run
+from rich.console import Console
 
 import experiments.report
 from conf.claim_config import load_claim, load_claims
