@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import json
 
 import numpy as np
 import pytest
 
+from experiments.data.corpus import prepare_corpus
 from experiments.data.reasoning_gym_text import ReasoningGymText, parsed_arguments, procedural_dataset
+from experiments.data.tokenizer import BytePairEncoding
+from experiments.runs.artifacts import ArtifactStore
 from experiments.tasks.reasoning import prepare_reasoning
 from experiments.tasks.task import outputs_of
 
@@ -95,3 +99,15 @@ def test_arguments_are_read_as_what_they_are():
     assert parsed_arguments("") == {}
     with pytest.raises(ValueError, match="write them as in max_terms=2"):
         parsed_arguments("max_terms")
+
+
+def test_a_question_is_tokenised_as_the_training_text_has_it(tmp_path):
+    pytest.importorskip("reasoning_gym")
+    corpus = prepare_corpus(
+        ArtifactStore(tmp_path), ReasoningGymText("chain_sum", SMALL, examples=300), BytePairEncoding(300)
+    )
+    documents = {tuple(corpus.tokens[start:end].tolist()) for start, end in itertools.pairwise(corpus.offsets.tolist())}
+    beginnings = {document[:length] for document in documents for length in range(len(document))}
+    task = make(corpus.tokenizer, prompts=100)
+    known = sum(prompt.tokens[1:] in beginnings for prompt in task.prompts)
+    assert known > 50, "of 200 questions, most are in a text of 300"
