@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
-from conf.reward_config import named_reward
+from conf.reward_config import REWARD_DIRECTORY, named_reward
 from conf.rlhf_config import PolicyTaskConfig
 
 # One of every kind: accurate, accurate but of low variance, noisy, coarse, hackable, kind, and trained.
@@ -52,6 +53,10 @@ class RewardEvalConfig(PolicyTaskConfig):
                 f"probe.prompts={self.probe.prompts} is impossible here: intervals are taken over prompts, so use 2 or "
                 "more"
             )
+
+    def input_files(self) -> list[Path]:
+        """Those of policy and corpus, and the reward models' own settings, which the configuration only names."""
+        return [*super().input_files(), *(REWARD_DIRECTORY / f"{name}.yaml" for name in self.rewards)]
 
 
 ConfigStore.instance().store(name="reward_eval_schema", node=RewardEvalConfig)

@@ -93,7 +93,7 @@ def effective_line(rows: Sequence[Row]) -> str:
 def _table(title: str, caption: str, rows: Sequence[Row]) -> Table:
     table = Table(
         title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )  # fmt: skip
     if _several_policies(rows):
         table.add_column("policy", overflow="fold")

@@ -6,7 +6,8 @@ Per arm: the reward model's properties before training, and the increases of pro
 at fixed KL divergence. Over reward models: the correlation of every property with both increases. Then the papers'
 statements with verdicts, and figures. Nothing is computed again; unfinished and damaged runs are left out and named.
 
-Leaves comparison.json (everything), comparison.parquet (one row per run), statements.json and figures/.
+Leaves comparison.json (arms, statements, correlations of the chief properties), comparison.parquet (one row per run),
+correlations.parquet (of every property), statements.json and figures/.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from experiments.reports.rlhf_increases import Outcome, increase, mean_increase,
 from experiments.reports.rlhf_over_optimisation import over_optimisation_fit
 from experiments.reports.rlhf_runs import Arm, Setting, group_runs, read_runs
 from experiments.reports.rlhf_statements import statements_of
-from experiments.reports.rlhf_tables import arms_table, correlation_table, statements_table
+from experiments.reports.rlhf_tables import SHOWN_PROPERTIES, arms_table, correlation_table, statements_table
 from experiments.runs.files import read_json, write_json
 from experiments.runs.seeds import SeedStreams
 
@@ -56,12 +57,14 @@ def summarise_rlhf(runs: list[Path], sweep_directory: Path, console: Console) ->
         "runs": [run.directory.name for run in found],
         "left_out": left_out,
         "arms": [arm_row(setting, arm) for setting in settings for arm in setting.arms],
-        "correlations": correlations,
+        "correlations": [row for row in correlations if row["property"] in SHOWN_PROPERTIES],
         "statements": [statement.as_dict() for statement in statements],
     }
     write_json(sweep_directory / "comparison.json", document)
     write_json(sweep_directory / "statements.json", document["statements"])
-    write_runs(settings, sweep_directory / "comparison.parquet")
+    write_parquet(run_rows(settings), sweep_directory / "comparison.parquet")
+    if correlations:
+        write_parquet(correlations, sweep_directory / "correlations.parquet")
 
     for setting in settings[:MOST_TABLES]:
         console.print(arms_table(setting))
@@ -113,9 +116,9 @@ def arm_row(setting: Setting, arm: Arm) -> dict[str, Any]:
     return row
 
 
-def write_runs(settings: Sequence[Setting], path: Path) -> None:
-    """One row per run, with the union of their columns."""
-    rows = [
+def run_rows(settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    """One row per run: what it was, the reward model's properties, the increases."""
+    return [
         {
             "run": run.directory.name,
             "setting": setting.label,
@@ -136,6 +139,10 @@ def write_runs(settings: Sequence[Setting], path: Path) -> None:
         for arm in setting.arms
         for run in arm.runs
     ]
+
+
+def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """All rows with the union of their columns."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)

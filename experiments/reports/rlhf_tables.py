@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from experiments.reports.rlhf_increases import Outcome, Point, mean_increase, points_of
+from experiments.reports.rlhf_effects import last_kl_point, steps_of
+from experiments.reports.rlhf_increases import Outcome, Point, mean_increase
 from experiments.reports.rlhf_runs import Setting
 from experiments.reward_metrics.correlations import Interval
 from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
@@ -25,8 +26,8 @@ SHOWN_PROPERTIES = (*CHIEF_PROPERTIES, "covariance_with_ground_truth")
 
 def arms_table(setting: Setting) -> Table:
     """One row per arm: what it was before training, and how far the ground truth and the proxy rose."""
-    points = [point for point in points_of(setting) if not point.at_kl]
-    points, ends = [points[0], points[-1]], points[-1]
+    steps = steps_of(setting)
+    points, ends = [steps[0], steps[-1]], steps[-1]
     numbers = sorted({len(arm.runs) for arm in setting.arms})
     seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     table = _table(
@@ -60,7 +61,7 @@ def correlation_table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table
     rows = [row for row in rows if row["setting"] == setting.label and row["method"] == "pearson"]
     if not rows:
         return None
-    columns = _shown_columns(points_of(setting))
+    columns = _shown_columns(setting)
     n = max(row["reward_models"] for row in rows)
     table = _table(
         f"correlation with the increase of rewards, over {n} reward models{_beside(setting)}",
@@ -109,7 +110,7 @@ def statements_table(statements: Sequence[Statement]) -> Table:
 def _table(title: str, caption: str) -> Table:
     return Table(
         title=escape(title), caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )  # fmt: skip
 
 
@@ -117,10 +118,10 @@ def _beside(setting: Setting) -> str:
     return f": {setting.label}" if setting.label else ""
 
 
-def _shown_columns(points: Sequence[Point]) -> list[tuple[Outcome, Point]]:
+def _shown_columns(setting: Setting) -> list[tuple[Outcome, Point]]:
     """Early and at the end for both, and the ground truth at equal KL: what fits a terminal."""
-    steps, kl = [point for point in points if not point.at_kl], [point for point in points if point.at_kl]
-    ground_truth = [steps[0], steps[-1], *kl[-1:]]
+    steps, kl = steps_of(setting), last_kl_point(setting)
+    ground_truth = [steps[0], steps[-1], *([] if kl is None else [kl])]
     return [(Outcome.proxy, steps[0]), (Outcome.proxy, steps[-1]), *((Outcome.ground_truth, p) for p in ground_truth)]
 
 

@@ -21,9 +21,15 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(reward_eval, "draw", lambda *_: [])
 
 
-def words(folder, *changes):
-    tiny = [word for word in tiny_rlhf(folder) if not word.startswith("policy_gradient")]
-    return [*tiny, REWARDS, "resamples=100", *changes]
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Where the runs of this file lie: they share policies and probe rollouts, as a user's do."""
+    return tmp_path_factory.mktemp("home")
+
+
+def words(home, *changes):
+    tiny = [word for word in tiny_rlhf(home) if not word.startswith("policy_gradient")]
+    return [*tiny, f"output_dir={home}/outputs", REWARDS, "resamples=100", *changes]
 
 
 def document_of(result):
@@ -31,15 +37,15 @@ def document_of(result):
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def test_reward_models_are_scored_without_training_the_policy(rl_exp, tmp_path):
-    document = document_of(rl_exp("reward-eval", *words(tmp_path)))
+def test_reward_models_are_scored_without_training_the_policy(rl_exp, home):
+    document = document_of(rl_exp("reward-eval", *words(home, "seed=1")))
     truth, shrunk, noisy = document["rows"]
     assert [row["reward_model"] for row in document["rows"]] == ["ground_truth", "perfect_low_variance", "noisy_75"]
     assert truth["on_policy_accuracy"] == shrunk["on_policy_accuracy"] == truth["harm_aware_accuracy"] == 1.0
     assert shrunk["variance"] < truth["variance"]
     assert noisy["on_policy_accuracy"] < 1.0
     assert truth["variance_low"] <= truth["variance"] <= truth["variance_high"]
-    (run,) = (tmp_path / "outputs" / "reward_eval").iterdir()
+    run = home / "outputs" / "reward_eval" / document["run_id"]
     assert json.loads((run / "results.json").read_text()) == document
     table = pq.read_table(run / "results.parquet")
     assert table.num_rows == 3
@@ -53,33 +59,34 @@ def test_reward_models_are_scored_without_training_the_policy(rl_exp, tmp_path):
     assert not (run / "model").exists()
 
 
-def test_asked_again_it_prints_the_same_document(rl_exp, tmp_path, no_figures):
-    first = document_of(rl_exp("reward-eval", *words(tmp_path)))
-    again = rl_exp("reward-eval", *words(tmp_path))
+def test_asked_again_it_prints_the_same_document(rl_exp, home, no_figures):
+    first = document_of(rl_exp("reward-eval", *words(home)))
+    again = rl_exp("reward-eval", *words(home))
     assert "finished already" in again.output
     assert document_of(again) == first
 
 
-def test_the_properties_are_those_that_a_run_of_rlhf_records(rl_exp, tmp_path, no_figures):
-    document = document_of(rl_exp("reward-eval", *words(tmp_path, "threads=1")))
-    result = rl_exp("rlhf", *tiny_rlhf(tmp_path, "reward=noisy_75", "policy_gradient.steps=1", "threads=1"))
+def test_the_properties_are_those_that_a_run_of_rlhf_records(rl_exp, home, no_figures):
+    document = document_of(rl_exp("reward-eval", *words(home)))
+    where = f"output_dir={home}/outputs"
+    result = rl_exp("rlhf", *tiny_rlhf(home, "reward=noisy_75", "policy_gradient.steps=1", where))
     assert result.exit_code == 0, result.output
-    (run,) = (tmp_path / "outputs" / "rlhf").iterdir()
+    (run,) = (home / "outputs" / "rlhf").iterdir()
     recorded = json.loads((run / "summary.json").read_text())["properties"]
     noisy = document["rows"][2]
     for name in ("variance", "on_policy_accuracy", "off_policy_accuracy", "harm_aware_accuracy"):
         assert recorded[f"reward/{name}"] == pytest.approx(noisy[name]), name
 
 
-def test_a_sweep_over_policies_ends_with_one_document(rl_exp, tmp_path, no_figures):
-    result = rl_exp("reward-eval", "-m", *words(tmp_path, "attention=gqa,mla"))
+def test_a_sweep_over_policies_ends_with_one_document(rl_exp, home, no_figures):
+    result = rl_exp("reward-eval", "-m", *words(home, "attention=gqa,mla"))
     document = document_of(result)
     policies = [run["policy"] for run in document["runs"]]
     assert policies == ["gqa, 16,384 tokens", "mla, 16,384 tokens"]
     assert "policy" in result.output
     variances = np.array([[row["variance"] for row in run["rows"]] for run in document["runs"]])
     assert (variances[0] != variances[1]).any()
-    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    (sweep,) = (home / "outputs" / "sweeps").iterdir()
     assert pq.read_table(sweep / "results.parquet").num_rows == 6
 
 
