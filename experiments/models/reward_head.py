@@ -6,6 +6,7 @@ Legend: B batch, T time, d hidden size.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from .configuration import RlExpConfig
 from .decoder import Decoder
+from .shared_prompts import share_prompts
 from .transformer import RlExpForCausalLM
 
 
@@ -63,10 +65,15 @@ class RlExpForSequenceClassification(PreTrainedModel):
         output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output if return_dict is None or return_dict else output.to_tuple()
 
-    def scores(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Scores (B,) in fp32 of rows (B, T) of `lengths` (B,) tokens with anything behind them. One label only."""
-        hidden = self.decoder(input_ids)
-        last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+    def scores(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+        """Scores (B,) in fp32 at the last token of every completion behind its prompt. One label only.
+
+        Equal prompts are computed once, padding never.
+        """
+        # Behind every last token one more to predict, so that the last one is an input.
+        shared = share_prompts(prompts, [(*completion, 0) for completion in completions], self.score.weight.device)
+        ends = torch.tensor([len(completion) + 1 for completion in completions]).cumsum(0) - 1
+        last = shared.hidden_states(self.decoder)[ends.to(self.score.weight.device)]
         return self.score(last).squeeze(-1).float()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -34,29 +34,32 @@ def reward_scores(model: Any, prompts: Sequence[Sequence[int]], completions: Seq
     """The score of every prompt with its completion, [n] in fp32.
 
     `model` is one of ours or any sequence classifier of transformers with one label that is built of a decoder and a
-    linear `score`. The score is read at the last token, a stop token too, whatever the model holds for padding. Without
-    gradients rows go through in batches of similar length.
+    linear `score`. The score is read at the last token, a stop token too, whatever the model holds for padding. One of
+    ours computes equal prompts once and no padding. Without gradients rows go through in batches: a prompt's samples
+    together, or rows of similar length.
     """
-    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     if torch.is_grad_enabled():
-        return _in_one_pass(model, rows)
-    scores = torch.empty(len(rows), device=next(model.parameters()).device)
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        return _in_one_pass(model, prompts, completions)
+    scores = torch.empty(len(prompts), device=next(model.parameters()).device)
+    order = list(range(len(prompts)))
+    if not isinstance(model, RlExpForSequenceClassification):
+        order.sort(key=lambda row: len(prompts[row]) + len(completions[row]))
     for start in range(0, len(order), ROWS_AT_ONCE):
-        part = order[start : start + ROWS_AT_ONCE]
-        scores[part] = _in_one_pass(model, [rows[row] for row in part])
+        rows = order[start : start + ROWS_AT_ONCE]
+        scores[rows] = _in_one_pass(model, [prompts[row] for row in rows], [completions[row] for row in rows])
     return scores
 
 
-def _in_one_pass(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
+def _in_one_pass(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+    if isinstance(model, RlExpForSequenceClassification):
+        return model.scores(prompts, completions)
     device = next(model.parameters()).device
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     lengths = torch.tensor([len(row) for row in rows])
     inputs = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)  # padding at the end: nobody reads it
     for i, row in enumerate(rows):
         inputs[i, : len(row)] = torch.tensor(row)
     inputs, lengths = inputs.to(device), lengths.to(device)
-    if isinstance(model, RlExpForSequenceClassification):
-        return model.scores(inputs, lengths)
     mask = torch.arange(inputs.shape[1], device=device) < lengths[:, None]
     hidden = model.base_model(input_ids=inputs, attention_mask=mask.long()).last_hidden_state
     return model.score(hidden[torch.arange(len(rows), device=device), lengths - 1]).squeeze(-1).float()

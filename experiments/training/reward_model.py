@@ -34,7 +34,7 @@ from experiments.runs.artifacts import Artifact, ArtifactStore
 from experiments.runs.seeds import SeedStreams
 from experiments.training.preference_pairs import PreferencePairs
 
-FORMAT = 1  # raise it whenever equal recipes would give another reward model
+FORMAT = 2  # raise it whenever equal recipes would give another reward model
 HISTORY = "training.jsonl"
 CONFIDENCE_BINS = 10
 BATCHES_SORTED = 8

@@ -54,12 +54,14 @@ def test_padding_on_either_side_changes_no_score(attention, side):
 
 
 @torch.no_grad()
-def test_scores_of_ragged_rows_are_the_logits():
-    model = nano_reward_model()
-    tokens, mask = padded(ROWS, "right", padding=7)
-    torch.testing.assert_close(
-        model.scores(tokens, mask.sum(dim=1)), model(tokens, attention_mask=mask).logits.squeeze(1)
-    )
+@pytest.mark.parametrize("attention", ["mha", "gqa", "gta", "mla", "gla"])
+def test_scores_of_completions_with_shared_prompts_are_the_logits(attention):
+    model = nano_reward_model(attention)
+    prompts = [[3, 1], [3, 1], [9, 2, 6], [3, 1]]
+    completions = [[4], [1, 5, 9], [2, 6], [5, 3, 5, 8, 9]]
+    rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    expected = torch.stack([model(torch.tensor([row])).logits[0, 0] for row in rows])
+    torch.testing.assert_close(model.scores(prompts, completions), expected)
 
 
 @torch.no_grad()
