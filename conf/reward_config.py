@@ -232,6 +232,10 @@ class HubRewardConfig:
         _at_least("reward.hub.batch_size", self.batch_size, 1)
         _at_least("reward.hub.most_tokens", self.most_tokens, 8)
 
+    def values(self) -> dict[str, Any]:
+        """As plain values, for experiments/rewards/hub_reward.py."""
+        return _plain(self)
+
 
 @dataclass
 class RewardConfig:
@@ -284,7 +288,7 @@ class RewardConfig:
         chosen = getattr(self, self.family.value, None)
         if chosen is None:
             return {}
-        return {key: value.value if isinstance(value, Enum) else value for key, value in vars(chosen).items()}
+        return _plain(chosen)
 
 
 def reward_names() -> list[str]:
@@ -311,6 +315,10 @@ def named_reward(name: str) -> RewardConfig:
 def _quantiles(key: str, low: float, high: float) -> None:
     if not 0 <= low < high <= 1:
         raise ValueError(f"{key}.low={low} and {key}.high={high} are impossible: quantiles with 0 <= low < high <= 1")
+
+
+def _plain(knobs: Any) -> dict[str, Any]:
+    return {key: value.value if isinstance(value, Enum) else value for key, value in vars(knobs).items()}
 
 
 def _finite(key: str, value: float) -> None:

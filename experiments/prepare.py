@@ -22,16 +22,10 @@ from transformers.utils.logging import disable_progress_bar
 import experiments.models.transformer  # noqa: F401 (registers our models with the Auto classes)
 from conf.compose import plain
 from conf.rlhf_config import PolicyTaskConfig
-from conf.task_config import TaskKind
 from conf.train_config import TrainConfig
-from experiments.data.corpus import TokenisedCorpus, prepare_corpus
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.identity import content_hash, run_id
 from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
-from experiments.tasks.constraints import prepare_constraints
-from experiments.tasks.enumerable import prepare_enumerable
-from experiments.tasks.fluency import FluencyTerm
-from experiments.tasks.sentiment import prepare_sentiment
 from experiments.train import train
 from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.probe import Probe, probe_prompts, stored_probe
@@ -157,54 +151,6 @@ def _fingerprint(folder: Path) -> list[list[Any]]:
 
 
 # The task, and what the initial policy does on it ---------------------------------------------------------------------
-
-
-def prepare_task(config: PolicyTaskConfig, run: Run, policy: PreparedPolicy) -> Task:
-    """Prompts and ground truth, as tokens of the policy."""
-    task = config.task
-    fluency = None
-    if task.fluency_weight:
-        fluency = FluencyTerm(task.fluency_weight, policy.reference_scores.per_token, policy.address)
-    continuations: dict[str, Any] = {  # what the tasks that continue a text share
-        "prompts": task.prompts,
-        "prompt_tokens": task.prompt_tokens,
-        "max_new_tokens": task.max_new_tokens,
-        "seed": task.prompt_seed,
-        "stop_at_sentence_end": task.stop_at_sentence_end,
-        "prompt_spread": task.prompt_spread,
-        "reward_offset": task.reward_offset,
-        "fluency": fluency,
-        "tokenizer": policy.tokenizer,
-    }
-    if config.policy.path is not None:
-        continuations["tokenizer_address"] = policy.address
-    if task.kind is TaskKind.enumerable:
-        return prepare_enumerable(
-            prompts=task.prompts,
-            prompt_tokens=task.prompt_tokens,
-            max_new_tokens=task.max_new_tokens,
-            seed=task.prompt_seed,
-            prompt_spread=task.prompt_spread,
-            reward_offset=task.reward_offset,
-            tokenizer=policy.tokenizer,
-            vocabulary=len(policy.tokenizer),
-        )
-    if task.kind is TaskKind.constraints:
-        constraints = task.constraints
-        return prepare_constraints(
-            prepare_text(config, run),
-            names=constraints.names,
-            weights=constraints.weights,
-            binary=constraints.binary,
-            arguments=constraints.arguments,
-            **continuations,
-        )
-    return prepare_sentiment(prepare_text(config, run), **continuations)
-
-
-def prepare_text(config: PolicyTaskConfig, run: Run) -> TokenisedCorpus:
-    """The text that prompts and real continuations come from: that of the policy."""
-    return prepare_corpus(run.artifacts, config.data.corpus_source(), config.tokenizer.tokenizer_choice())
 
 
 class ReferenceScores:

@@ -8,7 +8,8 @@ from typing import Any
 
 from conf.reward_config import OffPolicy, RewardConfig, RewardFamily, named_reward
 from conf.rlhf_config import PolicyTaskConfig
-from experiments.prepare import PreparedPolicy, prepare_text
+from experiments.prepare import PreparedPolicy
+from experiments.prepare_task import prepare_text
 from experiments.rewards.ensemble import Ensemble
 from experiments.rewards.families import synthetic_reward
 from experiments.rewards.hub_reward import HubReward, SequenceClassifierScorer

@@ -26,8 +26,9 @@ from rich.console import Console
 
 from conf.reward_eval_config import RewardEvalConfig
 from experiments.evaluate_rewards import OffPolicyOutputs, evaluate_rewards, prepare_off_policy
-from experiments.prepare import PreparedPolicy, prepare_policy, prepare_probe, prepare_task
+from experiments.prepare import PreparedPolicy, prepare_policy, prepare_probe
 from experiments.prepare_rewards import PreparedReward, prepare_rewards
+from experiments.prepare_task import prepare_task
 from experiments.reports.reward_figures import draw_properties, draw_variance_against_accuracy, draw_within_prompt_std
 from experiments.reports.reward_tables import accuracies_table, effective_line, errors_table, properties_table
 from experiments.reward_metrics.evaluation import Evaluation

@@ -27,8 +27,9 @@ from transformers.utils.logging import disable_progress_bar
 from conf.policy_gradient_config import KlPlace, PolicyGradientConfig, PolicyOptimizer
 from conf.rlhf_config import RlhfConfig
 from experiments.evaluate_rewards import evaluate_rewards, prepare_off_policy
-from experiments.prepare import PROBE_SEED, PreparedPolicy, prepare_policy, prepare_probe, prepare_task
+from experiments.prepare import PROBE_SEED, PreparedPolicy, prepare_policy, prepare_probe
 from experiments.prepare_rewards import PreparedReward, prepare_rewards
+from experiments.prepare_task import prepare_task
 from experiments.reward_metrics.point_properties import point_properties
 from experiments.reward_metrics.variance import zero_variance_share
 from experiments.runs.run import Run

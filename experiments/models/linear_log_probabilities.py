@@ -1,7 +1,7 @@
 """The head and the log-probabilities of given tokens in one, with one copy of the logits.
 
 Losses of policy gradient are functions of the tokens' log-probabilities, so the gradient with respect to each of these
-is known only after all of them. What is kept for it are the probabilities, in the memory where the logits were; torch's
+is known only after all of them. What is kept for it are the exponentials, in the memory where the logits were; torch's
 own log-softmax keeps another copy. Without gradients logits exist for a few rows at a time.
 
 Legend: N tokens, d hidden size, V vocabulary.
@@ -32,18 +32,20 @@ class _LinearLogProbabilities(torch.autograd.Function):
         rows = len(hidden) if with_gradient else rows_at_once(len(weight), hidden.device.type)
         for start in range(0, len(hidden), rows):
             logits = times_transposed(hidden[start : start + rows], weight).to(precise)
-            normaliser = logits.logsumexp(dim=-1, keepdim=True)
             target = targets[start : start + rows, None]
-            chosen[start : start + rows] = (logits.gather(1, target) - normaliser)[:, 0]
+            picked, largest = logits.gather(1, target), logits.amax(dim=-1, keepdim=True)
+            exponentials = logits.sub_(largest).exp_()
+            total = exponentials.sum(dim=-1, keepdim=True)
+            chosen[start : start + rows] = (picked - largest - total.log())[:, 0]
         if with_gradient and len(hidden):
-            ctx.save_for_backward(hidden, weight, target, logits.sub_(normaliser).exp_())
+            ctx.save_for_backward(hidden, weight, target, exponentials, total)
         return chosen
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden, weight, target, probabilities = ctx.saved_tensors
-        gradient = gradient[:, None].to(probabilities)
+        hidden, weight, target, exponentials, total = ctx.saved_tensors
+        gradient = gradient[:, None].to(exponentials)
         # onehot - softmax; not in place: somebody may go back through the graph twice
-        of_logits = (probabilities * -gradient).scatter_add_(1, target, gradient).to(hidden.dtype)
+        of_logits = (exponentials * (-gradient / total)).scatter_add_(1, target, gradient).to(hidden.dtype)
         return times_transposed(of_logits, weight.T), times_transposed(of_logits.T, hidden.T), None, None
