@@ -23,8 +23,10 @@ install: $(VENV)/.installed  ## make the virtual environment: what a user needs
 
 install-dev: $(VENV)/.installed-dev  ## make the virtual environment: what a developer needs
 
-demo: $(VENV)/.installed  ## the main job on the embedded text: five attention mechanisms compared
+demo: $(VENV)/.installed  ## the main jobs on the embedded text: attention mechanisms compared, reward models as teachers
 	$(BIN)/rl-exp train -m attention=mha,gqa,gta,mla,gla training.tokens=500000
+	$(BIN)/rl-exp rlhf-sweep reward=ground_truth,perfect_low_variance,on_policy_100 seed=0 policy_gradient.steps=30
+	$(BIN)/rl-exp report html
 
 test: $(VENV)/.installed-dev lint types  ## everything that CI checks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 
 from conf.policy_gradient_config import PolicyGradientConfig
-from conf.reward_config import RewardConfig, named_reward
+from conf.reward_config import REWARD_DIRECTORY, RewardConfig, RewardFamily, named_reward
 from conf.task_config import TaskConfig
 from conf.train_config import TrainConfig
 
@@ -89,8 +89,16 @@ class RlhfConfig(PolicyTaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.other_rewards:
+        for name in self._named_rewards():
             named_reward(name)
+
+    def input_files(self) -> list[Path]:
+        """Those of policy and corpus, and of the reward models that the configuration only names."""
+        return [*super().input_files(), *(REWARD_DIRECTORY / f"{name}.yaml" for name in self._named_rewards())]
+
+    def _named_rewards(self) -> list[str]:
+        members = self.reward.ensemble.members if self.reward.family is RewardFamily.ensemble else []
+        return [*self.other_rewards, *members]
 
 
 ConfigStore.instance().store(name="rlhf_schema", node=RlhfConfig)

@@ -43,7 +43,24 @@ TINY = {
         "tracking.mode=disabled",
     ],
 }
-NEEDS_MORE = ("needs the network", "device=cuda")
+POLICY_AND_TASK = [
+    *TINY["train"],
+    "task.prompts=16",
+    "task.max_new_tokens=4",
+    "probe.prompts=6",
+    "probe.samples=3",
+]
+TINY["rlhf"] = [
+    *POLICY_AND_TASK,
+    "policy_gradient.steps=2",
+    "policy_gradient.prompts_per_step=2",
+    "policy_gradient.group_size=2",
+    "reward.trained.pairs=16",
+]
+TINY["reward-eval"] = [*POLICY_AND_TASK, "rewards=[ground_truth,noisy_75]", "resamples=50"]
+TINY["rlhf-sweep"] = [*TINY["rlhf"], "reward=ground_truth,perfect_low_variance", "seed=0", "hydra/launcher=basic"]
+# Names of runs, downloads, and evidence that takes as long as the experiment itself.
+NEEDS_MORE = ("needs the network", "device=cuda", "<run id>", "--run ")
 
 
 def command_lines() -> list:
@@ -75,7 +92,10 @@ def test_a_command_of_the_readme_runs(line, rl_exp, tmp_path, prepared_outputs):
     shutil.copy(ROOT / "README.md", tmp_path / "my_texts" / "one.txt")
     (problem,) = re.findall(r"```yaml\n(# my_problem.yaml.*?)```", README, re.S)
     (tmp_path / "my_problem.yaml").write_text(problem)
-    result = rl_exp(*words, *TINY.get(words[0], []), f"output_dir={prepared_outputs}")
+    if words[0] == "report":
+        result = rl_exp(*words, "--output-dir", str(prepared_outputs))
+    else:
+        result = rl_exp(*words, *TINY.get(words[0], []), f"output_dir={prepared_outputs}")
     assert result.exit_code == 0, result.output
 
 
