@@ -169,12 +169,12 @@ class CreditConfig:
 class TrainedRewardConfig:
     """Bradley-Terry training on pairs that the ground truth labels (good-teacher paper, section 4.1)."""
 
-    pairs: int = 1024
+    pairs: int = 2048
     on_policy_share: float = 1.0  # share of prompts whose pair the initial policy sampled
     off_policy: OffPolicy = OffPolicy.corpus  # of the other prompts
     layers: int | None = None  # leading blocks of the policy that are kept; null: all
     label_noise: float = 0.0  # share of labels turned round
-    epochs: int = 1
+    epochs: int = 2
     batch_size: int = 32
     learning_rate: float = 1e-3
     centre_coefficient: float = 0.01  # pulls the sum of a pair's rewards to 0
