@@ -6,6 +6,7 @@ import difflib
 import os
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -15,6 +16,7 @@ from conf.train_config import AttentionConfig, ModelConfig, TrainConfig
 from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
 
 LARGEST_PAGE = 64
+LARGEST_BATCH = 4096  # sequences that serving decodes at once; every one has its buffers
 # Where a mechanism's number of cached heads is a choice, a name may end with it, as in the paper: gqa-8, gla-4.
 HEADS_FIELD = {
     AttentionMechanism.gqa: "key_value_heads",
@@ -171,6 +173,8 @@ class ServingConfig:
         for name in ("requests", "arrivals_per_second", "cache_megabytes", "largest_batch", "vocabulary_size"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"serving.{name}={getattr(self, name)} is impossible: it must be positive")
+        if self.largest_batch > LARGEST_BATCH:
+            raise ValueError(f"serving.largest_batch={self.largest_batch} is impossible: use 1 to {LARGEST_BATCH}")
         if not 1 <= self.page_size <= LARGEST_PAGE:
             raise ValueError(f"serving.page_size={self.page_size} is impossible: use 1 to {LARGEST_PAGE}")
 
@@ -205,6 +209,11 @@ class BenchConfig(RunConfig):
             raise ValueError(
                 f"bench.kernel={_shown(self.bench.kernel)} is impossible with mode={self.mode.value}: whole models "
                 "decode with cpu or reference (generate.peers=[own_dynamic] sets transformers beside them)"
+            )
+        elif self.bench.policy is not None and not (Path(self.bench.policy) / "config.json").is_file():
+            raise ValueError(
+                f"bench.policy={self.bench.policy} holds no model: name the model folder of a trained run, such as "
+                "outputs/train/<run id>/model"
             )
 
     def attention_shape(self, name: str) -> AttentionShape:

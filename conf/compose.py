@@ -26,6 +26,12 @@ from conf.commands import Command
 from experiments.runs.identity import flatten, run_id
 
 CONF_DIRECTORY = Path(__file__).resolve().parent
+# Hydra's own plug-ins that are no part of the usual installation: option, or beginning of it -> extra of this package.
+PLUGIN_EXTRAS = {
+    "hydra/launcher/submitit": "submitit",
+    "hydra/launcher/ray": "ray",
+    "hydra/sweeper/optuna": "optuna",
+}
 
 
 class UserError(Exception):
@@ -254,7 +260,20 @@ def _first_line(error: BaseException) -> str:
 
 
 def _explain(error: BaseException) -> str:
+    scalar = re.search(r"Error merging override (\S+?)=(.*)", _first_line(error))
     cause = error.__cause__
+    plugin = re.search(r"Could not find '(hydra/(\w+)/(\w+))'", str(error))
+    if plugin:
+        extra = next((name for start, name in PLUGIN_EXTRAS.items() if plugin[1].startswith(start)), None)
+        if extra:
+            return f"hydra/{plugin[2]}={plugin[3]} needs an extra: pip install 'rl-exp[{extra}]'"
+        if plugin[2] == "launcher":
+            return (
+                f"hydra/launcher={plugin[3]} does not exist: use basic, joblib, or with an extra submitit_slurm or ray"
+            )
+    if scalar and cause is not None and re.search(r"is not a ListConfig|assign.* to ListConfig", str(cause)):
+        key, value = scalar[1].lstrip("+"), scalar[2]
+        return f"{key}={value} is no list, and this setting takes one: write '{key}=[{value}]'"
     if cause is not None and str(cause):
         return f"{_first_line(error)}: {_first_line(cause)}"
     return _first_line(error)

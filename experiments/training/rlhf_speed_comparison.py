@@ -1,6 +1,6 @@
 """Policy-gradient steps beside trl's trainers, interleaved in one process. Needs the extra `peers`.
 
-    python -m experiments.training.rlhf_speed_comparison --rounds 7
+    python -m experiments.training.rlhf_speed_comparison --rounds 9 --output outputs/reference/rlhf/trl/results.json
 
 Both train the same policy (transformers' Llama for trl, ours with the same weights) on the same prompts with the same
 reward, a program. A step is whole: rollouts of exactly as many tokens, rewards, advantages, log-probabilities, those of
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from experiments.decoding.peers import llama_with_weights_of
 from experiments.models.configuration import RlExpConfig
 from experiments.models.shapes import AttentionMechanism, AttentionShape, matched_feed_forward_dim
 from experiments.models.transformer import RlExpForCausalLM, build_model
+from experiments.runs.files import write_json
 from experiments.tasks.task import Prompt
 from experiments.training.advantages import advantages, reward_with_kl
 from experiments.training.log_probabilities import token_log_probabilities
@@ -315,14 +317,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, with --threads 1")
+    parser.add_argument("--output", type=Path, default=None, help="also write the JSON document here")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     workload = Workload(arguments.prompts, arguments.samples, arguments.prompt_tokens, arguments.new_tokens)
 
-    table = Table(title=f"completions per second, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
-    for column in ("policy", "algorithm", "step: ours", "trl", "times", "rollouts: ours", "trl", "times"):
-        table.add_column(column, justify="left" if column in ("policy", "algorithm") else "right")
+    load = os.getloadavg()[0]
+    table = Table(title=f"completions per second, {torch.get_num_threads()} threads, load {load:.1f}")
+    for column in ("policy", "algorithm", "part", "ours", "trl", "ratio", "quartiles"):
+        table.add_column(column, justify="left" if column in ("policy", "algorithm", "part") else "right")
     rows = []
     for shape in arguments.policies:
         for algorithm in ALGORITHMS:
@@ -330,14 +334,25 @@ def main() -> None:
                 continue
             row = compare(shape, algorithm, workload, arguments.rounds, CLOCKS[arguments.clock])
             rows.append(row)
-            cells = [shape, algorithm.name]
             for part in ("whole", "rollouts"):
                 low, high = row[f"{part}_ratio_quartiles"]
-                cells += [f"{row[f'{part}_ours']:.1f}", f"{row[f'{part}_trl']:.1f}"]
-                cells.append(f"{row[f'{part}_ratio']:.2f} ({low:.2f} to {high:.2f})")
-            table.add_row(*cells)
+                table.add_row(
+                    *(shape, algorithm.name, part),
+                    *(f"{row[f'{part}_{side}']:.1f}" for side in ("ours", "trl")),
+                    *(f"{row[f'{part}_ratio']:.2f}", f"{low:.2f} to {high:.2f}"),
+                )
     Console().print(table)
-    print(json.dumps({"settings": vars(arguments), "torch": torch.__version__, "rows": rows}))
+    document = {
+        "settings": {key: value for key, value in vars(arguments).items() if key != "output"},
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load_average_before": load,
+        "rows": rows,
+    }
+    if arguments.output is not None:
+        write_json(arguments.output, document)
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":

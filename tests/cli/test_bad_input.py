@@ -50,6 +50,7 @@ MISTAKES = {
     "a negative rotation base": (["train", "model.rope_base=-1"], "model.rope_base=-1.0"),
     "a held-out part of more than all": (["train", "data.holdout_fraction=2"], "data.holdout_fraction=2.0"),
     "a group of Hydra's set like a key": (["train", "hydra.launcher=joblib"], "hydra/launcher=joblib"),
+    "an unknown launcher": (["train", "-m", "seed=0,1", "hydra/launcher=slurm"], "hydra/launcher=slurm does not exist"),
     "a sweep that matches nothing": (["train", "-m", "attention=glob(zz*)"], "matches nothing"),
 }
 

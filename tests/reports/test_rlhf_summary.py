@@ -89,6 +89,11 @@ def test_low_variance_slows_the_perfect_reward_model_down(tmp_path):
     assert found[claim].effect.n == 3
     best = "the perfectly accurate reward model of low variance is a worse teacher than the best proxy"
     assert found[best].verdict == "reproduced"
+    ends = (
+        "at the end too, low reward variance has held learning back at equal (perfect) accuracy",
+        "at the end too, the best proxy is ahead of the perfect reward model of low variance",
+    )
+    assert [found[end].verdict for end in ends] == ["reproduced", "reproduced"]
 
 
 def test_the_best_arm_is_chosen_by_the_other_seeds():
