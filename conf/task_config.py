@@ -97,6 +97,11 @@ class TaskConfig:
             self._require_path("dataset", self.dataset.path, "HuggingFaceH4/ultrafeedback_binarized, or a .jsonl file")
             self._require_path("scorer", self.scorer.path, "a sequence-classification model of transformers")
 
+    @property
+    def continues_text(self) -> bool:
+        """Whether prompts are beginnings of the corpus's sentences, rather than questions or instructions."""
+        return self.kind in (TaskKind.sentiment, TaskKind.constraints) and not self.dataset.path
+
     def _require_path(self, setting: str, path: str | None, example: str) -> None:
         if not path:
             raise ValueError(f"task=preference needs task.{setting}.path: {example}")

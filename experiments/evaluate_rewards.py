@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from conf.reward_config import OffPolicy
 from conf.rlhf_config import PolicyTaskConfig
+from conf.task_config import TaskKind
 from experiments.prepare import PreparedPolicy
 from experiments.prepare_rewards import PreparedReward, off_policy_source
 from experiments.reward_metrics.evaluation import Evaluation, OffPolicyPairs, evaluate_reward_models
@@ -35,15 +36,18 @@ class OffPolicyOutputs:
 def prepare_off_policy(
     config: PolicyTaskConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe
 ) -> OffPolicyOutputs | None:
-    """One pair of other completions for every probe prompt: the data set's own, else real text, else random tokens.
+    """One pair of other completions for every probe prompt.
 
-    None where the source has no two completions for any prompt.
+    The data set's own; else real text, where prompts are beginnings of it; else the policy's at a high temperature, or
+    random tokens for the enumerable task. None where the source has no two completions for any prompt.
     """
     prompts = list(probe.rollouts.prompts[:: probe.samples])
     if "chosen" in task.prompts[0].facts:
         kind = OffPolicy.dataset
+    elif config.task.kind is TaskKind.enumerable:
+        kind = OffPolicy.uniform
     else:
-        kind = OffPolicy.uniform if task.name == "enumerable" else OffPolicy.corpus
+        kind = OffPolicy.corpus if config.task.continues_text else OffPolicy.hot
     source = off_policy_source(kind, config, run, policy, task)
     pairs = [
         (place, prompt, found[:2])

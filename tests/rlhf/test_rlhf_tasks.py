@@ -12,7 +12,24 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from experiments.data.tokenizer import PlainBytes
 
-WORDS = ("yes", "four", "seven", "blue", "never", "north", "water", "often", "glass", "seldom", "spring", "almost")
+WORDS = (
+    "yes",
+    "four",
+    "seven",
+    "blue",
+    "never",
+    "north",
+    "water",
+    "often",
+    "glass",
+    "seldom",
+    "spring",
+    "almost",
+    "river",
+    "under",
+    "third",
+    "little",
+)
 
 
 @pytest.fixture
@@ -64,7 +81,6 @@ def steps_of(run) -> list[int]:
             "reward=on_policy_50",
             "reward.trained.off_policy=dataset",
             "reward.trained.pairs=12",
-            "reward.trained.layers=1",
             "reward.trained.batch_size=4",
         ),
     ],
@@ -77,7 +93,7 @@ def test_a_hub_policy_learns_from_a_hub_data_set(rl_exp, tmp_path, hub, reward):
         f"policy.path={hub}/policy",
         f"task.dataset.path={hub}/pairs.jsonl",
         f"task.scorer.path={hub}/ground_truth",
-        "task.prompts=12",
+        "task.prompts=16",
         "task.max_new_tokens=6",
         "policy_gradient.steps=2",
         *(word.format(hub=hub) for word in reward),
@@ -127,6 +143,7 @@ def test_instructions_of_a_benchmark_are_followed_by_a_hub_policy(rl_exp, tmp_pa
     words = tiny_rlhf(
         tmp_path,
         "task=ifbench",
+        "task.constraints.names=[ifbench/words:alphabet,ifeval/punctuation:no_comma]",
         f"policy.path={hub}/policy",
         f"task.dataset.path={hub}/pairs.jsonl",
         "task.dataset.split=train",
