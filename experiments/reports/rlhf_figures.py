@@ -178,11 +178,15 @@ def _grid(settings: Sequence[Setting], columns: int) -> tuple[Figure, Any]:
 
 
 def _name_setting(row: Sequence[Axes], setting: Setting) -> None:
+    """Above the row. A long name may reach over several panels, so only its height takes part in the layout."""
     if setting.label:
-        row[0].annotate(
+        title = row[0].title
+        title.set_text(f"\n{title.get_text() or ' '}")
+        name = row[0].annotate(
             setting.label, (0, 1), xytext=(0, 16), xycoords="axes fraction", textcoords="offset points", fontsize=9,
             fontweight="bold", annotation_clip=False,
         )  # fmt: skip
+        name.set_in_layout(False)
 
 
 def _legend(figure: Figure, axes: Any) -> None:
