@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help install install-dev demo test lint types clean
+.PHONY: help install install-dev demo test lint types gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ lint: $(VENV)/.installed-dev  ## ruff: rules and format
 
 types: $(VENV)/.installed-dev  ## mypy, strict where it counts
 	$(BIN)/mypy
+
+# On a bare GPU image there is no virtual environment: torch and triton suffice.
+gpu-check:  ## on one GPU: parity and speed of the Triton kernels in ten minutes; writes OUTPUT
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m experiments.decoding.gpu_check --output $(or $(OUTPUT),outputs/gpu_check.json)
 
 clean:  ## remove caches; runs in outputs/ stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

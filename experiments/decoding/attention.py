@@ -13,10 +13,13 @@ from .reference import reference_attend
 
 
 class DecodeKernel(StrEnum):
-    """`reference` is plain torch on any device; `cpu` is compiled C++, and `reference` where it cannot be built."""
+    """`reference` is plain torch on any device; `cpu` is compiled C++, and `reference` where it cannot be built;
+    `triton` is for CUDA tensors, and for CPU tensors in Triton's interpreter (TRITON_INTERPRET=1).
+    """
 
     reference = "reference"
     cpu = "cpu"
+    triton = "triton"
 
 
 def attend(
@@ -37,7 +40,7 @@ def attend(
     Queries are in decode form (d_k = `shape.absorbed_key_dim`, d_v = `shape.absorbed_value_dim`): for MLA
     and GLA [absorbed un-rotated part (latent_dim) | rotated part], for GTA [un-rotated part | rotated
     part], else the rotated head. Scores are scaled by `shape.softmax_scale`. Storage of bf16 is widened to
-    fp32 before any arithmetic.
+    fp32 before any arithmetic (`triton` on a GPU multiplies in the storage's type: see `triton_attend`).
 
     Raises ValueError where shapes, types or the kernel's name do not fit together.
     """
@@ -50,6 +53,18 @@ def attend(
         from .cpu_kernel import cpu_attend  # here, so that importing the interface costs nothing of the build
 
         return cpu_attend(shape, queries, layer, lengths)
+    if kernel is DecodeKernel.triton:
+        try:
+            from .triton_attend import triton_attend  # here, so that nothing else needs triton
+        except ModuleNotFoundError as error:
+            if error.name != "triton":
+                raise
+            raise ValueError(
+                "kernel=triton needs the package triton: install it (pip install 'rl-exp[triton]'), or use kernel=cpu "
+                "or kernel=reference"
+            ) from None
+
+        return triton_attend(shape, queries, layer, lengths)
     return reference_attend(shape, queries, layer, lengths)
 
 

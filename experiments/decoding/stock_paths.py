@@ -48,14 +48,14 @@ def stock_calls(
     return {name: makers[name](shape, queries, keys, values) for name in names}
 
 
-def _visible(query_length: int, length: int) -> Tensor:
+def _visible(query_length: int, length: int, device: torch.device) -> Tensor:
     """[T, L]: bottom-right causal alignment."""
-    return torch.ones(query_length, length, dtype=torch.bool).tril(length - query_length)
+    return torch.ones(query_length, length, dtype=torch.bool, device=device).tril(length - query_length)
 
 
 def _sdpa(shape: AttentionShape, queries: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
     query_length, length = queries.shape[2], keys.shape[2]
-    mask = _visible(query_length, length) if query_length > 1 else None
+    mask = _visible(query_length, length, queries.device) if query_length > 1 else None
     grouped = shape.group_size > 1
     return lambda: F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, enable_gqa=grouped, scale=shape.softmax_scale
@@ -72,7 +72,7 @@ def _flex(shape: AttentionShape, queries: Tensor, keys: Tensor, values: Tensor) 
     mask: Any = None
     if query_length > 1:
         mask = create_block_mask(
-            lambda b, h, q, k: q + (length - query_length) >= k, None, None, query_length, length, device="cpu"
+            lambda b, h, q, k: q + (length - query_length) >= k, None, None, query_length, length, device=queries.device
         )
     flex, grouped = _compiled_flex(), shape.group_size > 1
     return lambda: flex(queries, keys, values, block_mask=mask, enable_gqa=grouped, scale=shape.softmax_scale)
@@ -87,7 +87,7 @@ def _matmul(
     grouped = (queries * shape.softmax_scale).view(batch, cached_heads, -1, key_dim)  # [B, G, H/G * T, d_k]
     hidden = None
     if query_length > 1:
-        hidden = ~_visible(query_length, length).repeat(shape.group_size, 1)
+        hidden = ~_visible(query_length, length, queries.device).repeat(shape.group_size, 1)
 
     def call() -> Tensor:
         if key_first:
