@@ -77,7 +77,8 @@ def runs(
         except KeyboardInterrupt:
             return
     if not records:
-        console.print(f"no runs in {output_dir} that fit; start one with: rl-exp train", highlight=False)
+        fit = " that fit" if experiment or status or filters else " yet"
+        console.print(f"no runs in {output_dir}{fit}; start one with: rl-exp train", highlight=False)
         return
     console.print(runs_table(records))
 
@@ -110,6 +111,8 @@ def compare(
     from experiments.runs.identity import content_hash
 
     directories = _or_fail(lambda: find_runs(names, output_dir))
+    if len(directories) == 1:
+        fail(f"{names[0]} is one run: name at least two, or a sweep (rl-exp report runs lists them)")
     arms, left_out = _or_fail(lambda: compare_arms(directories))
     rows = _or_fail(lambda: compare_metrics(arms, metric or ()))
     document = comparison_document(arms, rows, left_out)
@@ -127,7 +130,9 @@ def compare(
         console.print("no finished run among them: nothing to compare yet", highlight=False)
         return
     if len(arms) == 1:
-        console.print("one arm only: these runs differ in nothing but their seed", highlight=False)
+        several = sum(len(arm.runs) for arm in arms) > 1
+        differ = "these runs differ in nothing but their seed" if several else "the others are left out"
+        console.print(f"one arm only: {differ}", highlight=False)
     for row in rows[:MOST_METRICS_PRINTED]:
         console.print(comparison_table(arms, row))
     if len(rows) > MOST_METRICS_PRINTED:
@@ -239,6 +244,9 @@ def html(
     _require_folder(output_dir)
     target = page or output_dir / "report" / "report.html"
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)  # before the work, which takes a while
+        if target.is_dir():
+            fail(f"{target} is a folder: name a file with --page")
         written = write_page(
             target,
             entries=_or_fail(lambda: ledger(output_dir)),

@@ -274,6 +274,8 @@ def _explain(error: BaseException) -> str:
     if scalar and cause is not None and re.search(r"is not a ListConfig|assign.* to ListConfig", str(cause)):
         key, value = scalar[1].lstrip("+"), scalar[2]
         return f"{key}={value} is no list, and this setting takes one: write '{key}=[{value}]'"
+    if scalar and cause is not None and str(cause):
+        return f"{scalar[1].lstrip('+')}={scalar[2]} is impossible: {_first_line(cause)}"
     if cause is not None and str(cause):
         return f"{_first_line(error)}: {_first_line(cause)}"
     return _first_line(error)

@@ -35,6 +35,11 @@ class PolicyConfig:
                 f"policy.path={self.path} is neither a folder nor the name of a hub model (owner/name): name one of "
                 "them, or null for the policy that `rl-exp train` makes of the other settings"
             )
+        if self.path is not None and Path(self.path).is_dir() and not (Path(self.path) / "config.json").is_file():
+            raise ValueError(
+                f"policy.path={self.path} holds no model (no config.json): name the model folder of a trained run, "
+                "such as outputs/train/<run id>/model, or a folder that save_pretrained wrote"
+            )
 
     def files(self) -> list[Path]:
         """What a local folder's model consists of."""

@@ -43,6 +43,7 @@ from experiments.runs.run import Run
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+BUSY_SHARE = 0.75  # load average per core before a run, from which on other jobs may have slowed it down
 PAPER_XL = {"hidden_size": 2048, "query_heads": 16, "head_dim": 128}
 
 
@@ -379,14 +380,18 @@ def draw(mode: str, rows: list[Row], devices: list[Row], title: str, directory: 
 
 def machine_line(machine: dict[str, Any]) -> str:
     """The ceilings of the run in words."""
-    parts = [
-        f"{ceiling['threads']} threads: memory {ceiling['memory_read_bytes'] / 1e9:.1f} GB/s, cache "
-        f"{ceiling['cache_read_bytes'] / 1e9:.1f} GB/s, fp32 {ceiling['fp32_flops'] / 1e9:.0f} GFLOP/s, matmul "
-        f"{ceiling['fp32_matmul_flops'] / 1e9:.0f} GFLOP/s"
-        for ceiling in machine["ceilings"]
-    ]
+    parts = []
+    for ceiling in machine["ceilings"]:
+        threads = f"{ceiling['threads']} thread{'' if ceiling['threads'] == 1 else 's'}"
+        memory, cache = (ceiling[f"{place}_read_bytes"] / 1e9 for place in ("memory", "cache"))
+        peak, product = ceiling["fp32_flops"] / 1e9, ceiling["fp32_matmul_flops"] / 1e9
+        parts.append(f"{threads}: memory {memory:.1f} GB/s, cache {cache:.1f} GB/s")
+        parts.append(f"fp32 {peak:.0f} GFLOP/s, torch's own products {product:.0f} GFLOP/s")
     before, after = machine["load_average_before"][0], machine["load_average_after"][0]
-    return f"[bold]machine[/]   {'; '.join(parts)}; load {before:.1f} before, {after:.1f} after"
+    parts.append(f"load {before:.1f} before, {after:.1f} after")
+    if before > BUSY_SHARE * (os.cpu_count() or 1):
+        parts.append("[yellow]the machine was busy before: compare ratios only[/]")
+    return "[bold]machine[/]   " + "\n          ".join(parts)
 
 
 def write_parquet(rows: list[Row], path: Path) -> None:

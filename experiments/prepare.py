@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 import experiments.models.transformer  # noqa: F401 (registers our models with the Auto classes)
-from conf.compose import plain
+from conf.commands import COMMANDS
+from conf.compose import differences, plain
 from conf.rlhf_config import PolicyTaskConfig
 from conf.train_config import TrainConfig
 from experiments.models.transformer import RlExpForCausalLM
@@ -29,7 +30,7 @@ from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
 from experiments.train import train
 from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.probe import Probe, probe_prompts, stored_probe
-from experiments.training.rollouts import EngineSampler, GenerateSampler, RolloutSampler
+from experiments.training.rollouts import EngineSampler, GenerateSampler, Rollouts, RolloutSampler
 
 if TYPE_CHECKING:
     from experiments.tasks.task import Floats, Task
@@ -74,6 +75,7 @@ def _sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
 
 def prepare_policy(config: PolicyTaskConfig, run: Run, device: torch.device) -> PreparedPolicy:
     """The policy that the configuration names or describes; trained first where it does not exist yet."""
+    run.console.print("[bold]policy[/]    is loaded", highlight=False)
     if config.policy.path is not None:
         path, label = config.policy.path, Path(config.policy.path).name
         address = content_hash({"path": path, "files": _fingerprint(Path(path))})
@@ -122,7 +124,7 @@ def trained_run(settings: TrainConfig, run: Run) -> Path:
                 seed=settings.seed,
                 config=values,
                 config_yaml=OmegaConf.to_yaml(OmegaConf.create(values)),
-                overrides_yaml="",
+                overrides_yaml=OmegaConf.to_yaml(OmegaConf.create(differences(COMMANDS["train"], composed))),
                 tracking=values["tracking"] | {"step_name": "tokens"},
                 console=run.console,
             ) as training:
@@ -185,10 +187,12 @@ def prepare_probe(config: PolicyTaskConfig, run: Run, policy: PreparedPolicy, ta
         "samples": samples,
         "seed": PROBE_SEED,
     }
-    return stored_probe(
-        run.artifacts,
-        recipe,
-        task,
-        samples,
-        lambda: policy.initial_sampler(task).sample(prompts, samples, seed=PROBE_SEED),
-    )
+
+    def draw() -> Rollouts:
+        run.console.print(
+            f"[bold]probe[/]     {len(prompts)} prompts x {samples} completions of the initial policy are drawn",
+            highlight=False,
+        )
+        return policy.initial_sampler(task).sample(prompts, samples, seed=PROBE_SEED)
+
+    return stored_probe(run.artifacts, recipe, task, samples, draw)

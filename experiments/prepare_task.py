@@ -24,6 +24,7 @@ from experiments.tasks.task import Task
 def prepare_task(config: PolicyTaskConfig, run: Run, policy: PreparedPolicy) -> Task:
     """The task that the configuration names. ValueError where the policy or the text does not fit it."""
     task = config.task
+    run.console.print(f"[bold]task[/]      {task.kind.value}: prompts and ground truth are prepared", highlight=False)
     shared: dict[str, Any] = {
         "prompts": task.prompts,
         "max_new_tokens": task.max_new_tokens,

@@ -287,6 +287,8 @@ def _sectioned(title: str, headings: Sequence[str], sections: Sections, caption:
 
 
 def _spread(row: Row, name: str, scale: float) -> str:
+    if row.get("runs") == 1:
+        return _digits(scale * row[name], 3)  # once is no spread
     half = (row[f"{name}_q3"] - row[f"{name}_q1"]) / 2
     return f"{_digits(scale * row[name], 3)} ±{_digits(scale * half, 1)}"
 
