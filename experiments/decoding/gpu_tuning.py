@@ -83,5 +83,5 @@ def _words(row: dict[str, Any]) -> str:
     if "seconds" not in row:
         return "nothing ran"
     return f"{row['seconds'] * 1e6:.0f} us with {row['rows']} rows, {row['tokens']} tokens, {row['warps']} warps, " + (
-        f"{row['stages']} stages, {row['fraction_of_limit']:.2f} of the limit"
+        f"depth {row['depth']}, {row['fraction_of_limit']:.2f} of the limit"
     )

@@ -173,7 +173,8 @@ class _Problem:
         if splits > 1:
             partial = outputs.new_empty(batch, splits, *outputs.shape[1:])
             log_sums = outputs.new_empty(partial.shape[:-1])
-        options = {} if INTERPRETED else {"num_warps": blocks.warps, "num_stages": blocks.stages}
+        stages = blocks.pipeline_stages(looks_up_pages=not self.contiguous)
+        options = {} if INTERPRETED else {"num_warps": blocks.warps, "num_stages": stages}
         attend_split[(programs, splits, batch)](
             queries,
             self.storage,
@@ -247,7 +248,7 @@ class _Problem:
 
     def _slots(self, blocks: Blocks, device: Device) -> int:
         """Programs that the device runs at a time: as many per multiprocessor as its shared memory holds, at most 2."""
-        used = shared_memory(blocks, self.widths, self.storage.element_size())
+        used = shared_memory(blocks, self.widths, self.storage.element_size(), device)
         return device.multiprocessors * (2 if 2 * used <= device.shared_bytes else 1)
 
 

@@ -5,8 +5,9 @@ tokens. What may be right depends on how wide a cached head is and on the GPU's 
 `candidates` shrinks an entry until it fits the shared memory at hand, so that a GPU which is not in the table, or a
 head dim that is in no entry, runs as well.
 
-The entries follow from arithmetic (registers of the accumulator, shared memory of the tiles); they were not tuned on a
-device. `python -m experiments.decoding.gpu_check --tune` measures the alternatives of `alternatives`.
+The entries follow from arithmetic (registers of the accumulator, shared memory of the tiles) and from what Triton 3.9
+compiles them to for Hopper without a GPU; they were not tuned on a device. `python -m experiments.decoding.gpu_check
+--tune` measures the alternatives of `alternatives`.
 """
 
 from __future__ import annotations
@@ -16,19 +17,30 @@ from dataclasses import dataclass, replace
 
 LEAST_ROWS = 16  # the smallest tile of a tensor core's product
 LEAST_TOKENS = 16
+# fp32 tiles are split into parts of tf32: a warpgroup's product of 64 rows would hold them in shared memory twice
+MOST_FP32_ROWS = 32
+FP32_MARGIN = 1.25  # what the parts add to the estimate of shared memory otherwise
 LARGEST_SPLITS = 128
 LEAST_TILES_PER_SPLIT = 2  # below, writing and combining partial results costs more than waiting
+LOOK_UP_BYTES = 2048  # of shared memory, for page numbers and synchronisation
 GOOD_ENOUGH = 0.9  # of the best share of busy multiprocessors: fewer splits are then better
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """One configuration of the kernel: all four are powers of two but `stages`, the depth of software pipelining."""
+    """One configuration of the kernel; `rows`, `tokens` and `warps` are powers of two.
+
+    `depth` tiles are on their way from memory while one is computed with; 0 loads each when it is needed.
+    """
 
     rows: int
     tokens: int
     warps: int
-    stages: int
+    depth: int
+
+    def pipeline_stages(self, *, looks_up_pages: bool) -> int:
+        """Triton's `num_stages`: it gives half of them to the page-table look-up that a tile's loads wait for."""
+        return 1 + self.depth * (2 if looks_up_pages else 1)
 
 
 @dataclass(frozen=True)
@@ -57,32 +69,32 @@ class TileWidths:
 # rows x width fp32 numbers stays at or below 128 registers a thread.
 TABLE: dict[tuple[int, int], dict[tuple[int, int], Blocks]] = {
     (9, 0): {  # Hopper: warpgroup products want 64 rows, 227 KB of shared memory
-        (64, 16): Blocks(16, 128, 4, 4),
-        (64, 64): Blocks(64, 128, 4, 3),
-        (64, 128): Blocks(128, 128, 8, 3),
-        (128, 16): Blocks(16, 128, 4, 3),
-        (128, 64): Blocks(64, 64, 4, 3),
-        (128, 128): Blocks(128, 64, 8, 3),
-        (256, 16): Blocks(16, 64, 4, 3),
-        (256, 64): Blocks(64, 64, 4, 3),
+        (64, 16): Blocks(16, 64, 4, 4),
+        (64, 64): Blocks(64, 64, 4, 3),
+        (64, 128): Blocks(128, 64, 8, 3),
+        (128, 16): Blocks(16, 64, 4, 3),
+        (128, 64): Blocks(64, 64, 4, 2),
+        (128, 128): Blocks(128, 64, 8, 2),
+        (256, 16): Blocks(16, 64, 4, 2),
+        (256, 64): Blocks(64, 64, 4, 2),
         (256, 128): Blocks(128, 64, 8, 2),
-        (512, 16): Blocks(16, 64, 4, 2),
-        (512, 64): Blocks(64, 32, 8, 3),
+        (512, 16): Blocks(16, 32, 4, 3),
+        (512, 64): Blocks(64, 32, 8, 2),
     },
     (8, 0): {  # Ampere and Ada: 99 to 163 KB
         (64, 16): Blocks(16, 64, 4, 3),
         (64, 64): Blocks(64, 64, 4, 2),
-        (128, 16): Blocks(16, 64, 4, 3),
-        (128, 64): Blocks(64, 64, 4, 2),
+        (128, 16): Blocks(16, 64, 4, 2),
+        (128, 64): Blocks(64, 32, 4, 2),
         (256, 16): Blocks(16, 32, 4, 2),
         (256, 64): Blocks(64, 32, 8, 2),
-        (512, 16): Blocks(16, 32, 4, 2),
-        (512, 32): Blocks(32, 32, 8, 2),
+        (512, 16): Blocks(16, 32, 4, 1),
+        (512, 32): Blocks(32, 16, 8, 1),
     },
     (0, 0): {  # whatever else there is
-        (128, 32): Blocks(32, 32, 4, 2),
-        (256, 16): Blocks(16, 32, 4, 2),
-        (512, 16): Blocks(16, 16, 4, 2),
+        (128, 32): Blocks(32, 32, 4, 1),
+        (256, 16): Blocks(16, 32, 4, 1),
+        (512, 16): Blocks(16, 16, 4, 1),
     },
 }
 
@@ -112,11 +124,12 @@ def candidates(
     not larger than a page of 32 or 64 tokens.
     """
     blocks = table_entry(device, max(widths.state, widths.value), query_rows)
-    blocks = replace(blocks, rows=min(blocks.rows, max(LEAST_ROWS, padded(query_rows))))
+    most_rows = blocks.rows if element_bytes < 4 else min(blocks.rows, MOST_FP32_ROWS)
+    blocks = replace(blocks, rows=min(most_rows, max(LEAST_ROWS, padded(query_rows))))
     if page_size is not None and page_size >= 32 and padded(page_size) == page_size:
         blocks = replace(blocks, tokens=min(blocks.tokens, page_size))
     while True:
-        if shared_memory(blocks, widths, element_bytes) <= device.shared_bytes or smaller(blocks) is None:
+        if shared_memory(blocks, widths, element_bytes, device) <= device.shared_bytes or smaller(blocks) is None:
             yield blocks
         following = smaller(blocks)
         if following is None:
@@ -126,14 +139,14 @@ def candidates(
 
 def smaller(blocks: Blocks) -> Blocks | None:
     """The next smaller configuration: shallower pipelining first, then shorter tiles, then fewer rows."""
-    if blocks.stages > 2:
-        return replace(blocks, stages=blocks.stages - 1)
+    if blocks.depth > 1:
+        return replace(blocks, depth=blocks.depth - 1)
     if blocks.tokens > LEAST_TOKENS:
         return replace(blocks, tokens=blocks.tokens // 2)
     if blocks.rows > LEAST_ROWS:
         return replace(blocks, rows=blocks.rows // 2)
-    if blocks.stages > 1:
-        return replace(blocks, stages=1)
+    if blocks.depth > 0:
+        return replace(blocks, depth=0)
     return None
 
 
@@ -143,18 +156,25 @@ def alternatives(blocks: Blocks) -> list[Blocks]:
         replace(blocks, tokens=blocks.tokens * 2),
         replace(blocks, tokens=max(LEAST_TOKENS, blocks.tokens // 2)),
         replace(blocks, warps=4 if blocks.warps == 8 else 8),
-        replace(blocks, stages=blocks.stages + 1),
-        replace(blocks, stages=max(1, blocks.stages - 1)),
+        replace(blocks, depth=blocks.depth + 1),
+        replace(blocks, depth=max(1, blocks.depth - 1)),
         replace(blocks, rows=max(LEAST_ROWS, blocks.rows // 2)),
     ]
     return [blocks, *dict.fromkeys(other for other in changed if other != blocks)]
 
 
-def shared_memory(blocks: Blocks, widths: TileWidths, element_bytes: int) -> int:
-    """An estimate in bytes: queries, the tiles in flight, and the probabilities on their way between two products."""
+def shared_memory(blocks: Blocks, widths: TileWidths, element_bytes: int, device: Device) -> int:
+    """An estimate in bytes: queries, tiles, and the probabilities on their way between two products.
+
+    Products of Hopper's warpgroups (64 rows and more) read their tile from shared memory while the next one arrives,
+    so that they need one tile more, and keep probabilities in registers.
+    """
+    warpgroups = device.capability[0] in (9, 10) and blocks.rows >= 64
     queries = blocks.rows * (widths.state + widths.rope_key)
-    tiles = blocks.stages * blocks.tokens * widths.elements()
-    return element_bytes * (queries + tiles + blocks.rows * blocks.tokens)
+    tiles = (max(blocks.depth, 1) + warpgroups) * blocks.tokens * widths.elements()
+    probabilities = 0 if warpgroups else blocks.rows * blocks.tokens
+    estimate = element_bytes * (queries + tiles + probabilities) + LOOK_UP_BYTES
+    return int(FP32_MARGIN * estimate) if element_bytes == 4 else estimate
 
 
 def split_count(programs: int, tiles: int, slots: int) -> int:
