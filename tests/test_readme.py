@@ -81,6 +81,7 @@ def command_lines() -> list:
 def prepared_outputs(tmp_path_factory) -> Path:
     """Artifacts are made once for all commands of this file."""
     folder = tmp_path_factory.mktemp("readme") / "outputs"
+    folder.mkdir()  # a report may come before the first run: which command is first is left to chance
     ArtifactStore(folder / "artifacts")
     return folder
 
