@@ -260,22 +260,25 @@ def _first_line(error: BaseException) -> str:
 
 
 def _explain(error: BaseException) -> str:
-    scalar = re.search(r"Error merging override (\S+?)=(.*)", _first_line(error))
-    cause = error.__cause__
-    plugin = re.search(r"Could not find '(hydra/(\w+)/(\w+))'", str(error))
-    if plugin:
-        extra = next((name for start, name in PLUGIN_EXTRAS.items() if plugin[1].startswith(start)), None)
-        if extra:
-            return f"hydra/{plugin[2]}={plugin[3]} needs an extra: pip install 'rl-exp[{extra}]'"
-        if plugin[2] == "launcher":
-            return (
-                f"hydra/launcher={plugin[3]} does not exist: use basic, joblib, or with an extra submitit_slurm or ray"
-            )
-    if scalar and cause is not None and re.search(r"is not a ListConfig|assign.* to ListConfig", str(cause)):
-        key, value = scalar[1].lstrip("+"), scalar[2]
+    first, cause = _first_line(error), error.__cause__
+    plugin = re.search(r"Could not find '(hydra/(launcher|sweeper))/(\w+)'", str(error))
+    if plugin and (text := _explain_plugin(*plugin.groups())):
+        return text
+    if cause is None or not str(cause):
+        return first
+    if (override := re.search(r"Error merging override \+*(\S+?)=(.*)", first)) is None:
+        return f"{first}: {_first_line(cause)}"
+    key, value = override.groups()
+    if re.search(r"is not a ListConfig|assign.* to ListConfig", str(cause)):
         return f"{key}={value} is no list, and this setting takes one: write '{key}=[{value}]'"
-    if scalar and cause is not None and str(cause):
-        return f"{scalar[1].lstrip('+')}={scalar[2]} is impossible: {_first_line(cause)}"
-    if cause is not None and str(cause):
-        return f"{_first_line(error)}: {_first_line(cause)}"
-    return _first_line(error)
+    return f"{key}={value} is impossible: {_first_line(cause)}"
+
+
+def _explain_plugin(group: str, kind: str, option: str) -> str | None:
+    """Of Hydra's plug-ins: an extra that is not installed, or a launcher that there is none of."""
+    for start, extra in PLUGIN_EXTRAS.items():
+        if f"{group}/{option}".startswith(start):
+            return f"{group}={option} needs an extra: pip install 'rl-exp[{extra}]'"
+    if kind == "launcher":
+        return f"{group}={option} does not exist: use basic, joblib, or with an extra submitit_slurm or ray"
+    return None

@@ -100,7 +100,7 @@ class TaskConfig:
     @property
     def continues_text(self) -> bool:
         """Whether prompts are beginnings of the corpus's sentences, rather than questions or instructions."""
-        return self.kind in (TaskKind.sentiment, TaskKind.constraints) and not self.dataset.path
+        return self.kind is TaskKind.sentiment or (self.kind is TaskKind.constraints and not self.dataset.path)
 
     def _require_path(self, setting: str, path: str | None, example: str) -> None:
         if not path:

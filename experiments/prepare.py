@@ -75,7 +75,6 @@ def _sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
 
 def prepare_policy(config: PolicyTaskConfig, run: Run, device: torch.device) -> PreparedPolicy:
     """The policy that the configuration names or describes; trained first where it does not exist yet."""
-    run.console.print("[bold]policy[/]    is loaded", highlight=False)
     if config.policy.path is not None:
         path, label = config.policy.path, Path(config.policy.path).name
         address = content_hash({"path": path, "files": _fingerprint(Path(path))})
@@ -84,6 +83,7 @@ def prepare_policy(config: PolicyTaskConfig, run: Run, device: torch.device) -> 
         directory = trained_run(settings, run)
         path, address = str(directory / "model"), directory.name
         label = f"{settings.attention.mechanism}, {settings.training.tokens:,} tokens"
+    run.console.print("[bold]policy[/]    is loaded", highlight=False)
     disable_progress_bar()  # loading takes no time worth a bar
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)

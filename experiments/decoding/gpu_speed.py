@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.shapes import LATENT
+from ..models.shapes import LATENT, AttentionShape
 from .cache import CacheLayer
 from .gpu_machine import GpuCeilings, Timer
 from .gpu_parity import grouped_reference, paper_shapes, random_queries, worst_row_error
@@ -65,6 +65,18 @@ class SpeedCell:
         }
 
 
+def paper_cell(shape: AttentionShape, batch: int, context: int, query_length: int, page_size: int) -> AttentionCell:
+    """A cell in the paper's storage, bf16."""
+    return AttentionCell(
+        shape=shape,
+        batch=batch,
+        context_length=context,
+        query_length=query_length,
+        dtype=torch.bfloat16,
+        page_size=page_size,
+    )
+
+
 def paper_groups(
     head_dim: int = 128, batch: int = PAPER_BATCH, contexts: Sequence[int] = PAPER_CONTEXTS
 ) -> list[list[SpeedCell]]:
@@ -75,14 +87,7 @@ def paper_groups(
             SpeedCell(
                 name=name,
                 kernel="triton",
-                cell=AttentionCell(
-                    shape=shapes[name],
-                    batch=batch,
-                    context_length=context,
-                    query_length=query_length,
-                    dtype=torch.bfloat16,
-                    page_size=page_size,
-                ),
+                cell=paper_cell(shapes[name], batch, context, query_length, page_size),
             )
             for name in pair
             for page_size in PAGE_SIZES
@@ -102,14 +107,7 @@ def baseline_groups(head_dim: int = 128, batch: int = PAPER_BATCH) -> list[list[
                 for name, shape in paper_shapes(head_dim).items():
                     if baseline == "flashinfer_mla" and name != "mla":
                         continue
-                    cell = AttentionCell(
-                        shape=shape,
-                        batch=batch,
-                        context_length=context,
-                        query_length=query_length,
-                        dtype=torch.bfloat16,
-                        page_size=64,
-                    )
+                    cell = paper_cell(shape, batch, context, query_length, page_size=64)
                     groups.append([SpeedCell(name=name, kernel=kernel, cell=cell) for kernel in ("triton", baseline)])
     return groups
 

@@ -17,11 +17,11 @@ from .gpu_speed import (
     WORST_ROW_ERROR,
     failure_reason,
     full_cache,
+    paper_cell,
     random_rows,
     speed_columns,
     time_side_by_side,
 )
-from .kernel_benchmark import AttentionCell
 from .triton_blocks import alternatives
 
 TUNING_CONTEXT = 8192
@@ -46,14 +46,7 @@ def measure_blocks(
         for query_length in QUERY_LENGTHS:
             if spent():
                 break
-            cell = AttentionCell(
-                shape=shape,
-                batch=batch,
-                context_length=context,
-                query_length=query_length,
-                dtype=torch.bfloat16,
-                page_size=TUNING_PAGE_SIZE,
-            )
+            cell = paper_cell(shape, batch, context, query_length, TUNING_PAGE_SIZE)
             cache = full_cache(cell, random_rows(cell, device))
             queries = random_queries(shape, batch, query_length, cell.dtype, device)
             lengths = torch.full((batch,), context, dtype=torch.int32, device=device)

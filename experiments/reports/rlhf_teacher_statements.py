@@ -96,54 +96,32 @@ def _good_teacher(setting: Setting, generator: np.random.Generator) -> list[Stat
     truth, shrunk = setting.arm("ground_truth"), setting.arm("perfect_low_variance")
     less_accurate = [arm for arm in setting.reward_models if arm is not shrunk]
     end = steps_of(setting)[-1]
-    where = f"ground truth increase at {early.label}, within seeds"
-    where_at_end = f"ground truth increase at {end.label}, within seeds"
+
+    def rises_more(claim: str, contrast: str, point: Point, difference: Interval) -> Statement:
+        measured = f"ground truth increase at {point.label}, within seeds: {contrast}"
+        return Statement(f"{claim}{within}", TEACHER + "Figure 2", measured, difference, at_least=ABOVE_ZERO)
+
     if truth is not None and shrunk is not None:
         contrast = "trained on the ground truth minus on the perfect reward model of low variance"
-        statements += [
-            Statement(
-                f"at equal (perfect) accuracy, low reward variance slows learning down{within}",
-                TEACHER + "Figure 2",
-                f"{where}: {contrast}",
-                paired_difference(truth, shrunk, Outcome.ground_truth, early),
-                at_least=ABOVE_ZERO,
-            ),
-            Statement(
-                f"at the end too, low reward variance has held learning back at equal (perfect) accuracy{within}",
-                TEACHER + "Figure 2",
-                f"{where_at_end}: {contrast}",
-                paired_difference(truth, shrunk, Outcome.ground_truth, end),
-                at_least=ABOVE_ZERO,
-            ),
-        ]
+        for point, claim in (
+            (early, "at equal (perfect) accuracy, low reward variance slows learning down"),
+            (end, "at the end too, low reward variance has held learning back at equal (perfect) accuracy"),
+        ):
+            difference = paired_difference(truth, shrunk, Outcome.ground_truth, point)
+            statements.append(rises_more(claim, contrast, point, difference))
     if less_accurate and shrunk is not None:
         contrast = "best proxy, chosen by the other seeds, minus the perfect reward model of low variance"
-        statements += [
-            Statement(
-                f"the perfectly accurate reward model of low variance is a worse teacher than the best proxy{within}",
-                TEACHER + "Figure 2",
-                f"{where}: {contrast}",
-                best_minus(less_accurate, shrunk, Outcome.ground_truth, early),
-                at_least=ABOVE_ZERO,
-            ),
-            Statement(
-                f"at the end too, the best proxy is ahead of the perfect reward model of low variance{within}",
-                TEACHER + "Figure 2",
-                f"{where_at_end}: {contrast}",
-                best_minus(less_accurate, shrunk, Outcome.ground_truth, end),
-                at_least=ABOVE_ZERO,
-            ),
-        ]
+        for point, claim in (
+            (early, "the perfectly accurate reward model of low variance is a worse teacher than the best proxy"),
+            (end, "at the end too, the best proxy is ahead of the perfect reward model of low variance"),
+        ):
+            difference = best_minus(less_accurate, shrunk, Outcome.ground_truth, point)
+            statements.append(rises_more(claim, contrast, point, difference))
     if less_accurate and truth is not None:
-        statements.append(
-            Statement(
-                f"early on, the best proxy beats training on the ground truth itself{within}",
-                TEACHER + "Figure 2",
-                f"{where}: best proxy, chosen by the other seeds, minus the ground truth as reward",
-                best_minus(less_accurate, truth, Outcome.ground_truth, early),
-                at_least=ABOVE_ZERO,
-            )
-        )
+        claim = "early on, the best proxy beats training on the ground truth itself"
+        contrast = "best proxy, chosen by the other seeds, minus the ground truth as reward"
+        difference = best_minus(less_accurate, truth, Outcome.ground_truth, early)
+        statements.append(rises_more(claim, contrast, early, difference))
     return statements
 
 
