@@ -6,6 +6,7 @@ read is read; what cannot is said in one line (`problem`).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,6 +127,7 @@ def read_record(directory: Path, *, now: datetime | None = None, stale_after: fl
     differences = _mapping(directory / "overrides.yaml", problems)
     manifest = _mapping(directory / "manifest.json", problems)
     summary = _mapping(directory / "summary.json", problems)
+    _check_metrics(directory / "metrics.jsonl", problems)
     heartbeat = _moment((status or {}).get("heartbeat"))
     age = None if heartbeat is None else max(0.0, ((now or datetime.now(UTC)) - heartbeat).total_seconds())
     if status is None:
@@ -203,6 +205,28 @@ def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} is damaged: it holds no mapping")
         return {}
     return {str(key): item for key, item in value.items()}
+
+
+def _check_metrics(path: Path, problems: list[str]) -> None:
+    """A problem where lines of metrics.jsonl are no JSON objects. The last may be half-written: a kill leaves that."""
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read ({error.strerror or type(error).__name__})")
+        return
+    damaged = [number for number, line in enumerate(lines, 1) if not _is_row(line)]
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        problems.append(f"{path.name} is damaged: line {damaged[0]}{more}")
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _moment(text: Any) -> datetime | None:

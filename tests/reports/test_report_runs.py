@@ -57,6 +57,16 @@ def test_damage_of_any_file_is_a_line_and_no_traceback(rl_exp, tmp_path, name, c
     assert name != "status.json" or record.state == UNREADABLE
 
 
+def test_a_damaged_line_of_metrics_is_named_and_a_half_written_end_is_not(tmp_path):
+    run = made_run(tmp_path / "outputs", "aa", summary={}, rows=[{"train/loss": 2.0}, {"train/loss": 1.0}])
+    metrics = run / "metrics.jsonl"
+    with metrics.open("ab") as file:
+        file.write(b'{"train/lo')
+    assert read_record(run).problem is None
+    metrics.write_bytes(b'{"train/loss": 2.0}\n\x00\xff\x01\n[1]\n{"train/loss": 1.0}\n')
+    assert read_record(run).problem == "metrics.jsonl is damaged: line 2 and 1 more"
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_or_a_folder_in_its_place_is_no_traceback(rl_exp, tmp_path, name):
     run = made_run(tmp_path / "outputs", "aa", summary={})
