@@ -7,10 +7,12 @@ again, in today's style; the others are copied as the run drew them. Published r
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +91,20 @@ def gather_figures(places: Sequence[Path], folder: Path) -> list[GalleryFigure]:
     """Draw again what can be drawn, copy the rest, and write captions.json; the figures as they lie in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     gathered = []
-    for figure in collect_figures(places):
-        target = folder / f"{figure.name}.png"
-        if not _draw_again(figure, target):
-            shutil.copyfile(figure.png, target)
-            if figure.svg is not None:
-                shutil.copyfile(figure.svg, target.with_suffix(".svg"))
-        svg = target.with_suffix(".svg")
-        gathered.append(
-            GalleryFigure(
-                figure.name, figure.title, figure.place, target, svg if svg.is_file() else None, figure.caption
-            )
-        )
-    captions = {figure.name: figure.caption for figure in gathered}
-    write_json(folder / "captions.json", captions)
+    # Drawn aside: an interrupted command leaves the pictures of the one before it, all of them.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".drawing-") as name:
+        aside = Path(name)
+        for figure in collect_figures(places):
+            drawn, svg = aside / f"{figure.name}.png", aside / f"{figure.name}.svg"
+            if not _draw_again(figure, drawn):
+                shutil.copyfile(figure.png, drawn)
+                if figure.svg is not None:
+                    shutil.copyfile(figure.svg, svg)
+            final_svg = folder / svg.name if svg.is_file() else None
+            gathered.append(replace(figure, png=folder / drawn.name, svg=final_svg))
+        for path in aside.iterdir():
+            os.replace(path, folder / path.name)
+    write_json(folder / "captions.json", {figure.name: figure.caption for figure in gathered})
     return gathered
 
 

@@ -14,6 +14,7 @@ import pytest
 from report_cases import made_run
 
 import experiments.report
+from experiments.reports.figure_gallery import gather_figures
 from experiments.reports.html_page import picture
 
 CHROMIUM = next(
@@ -166,6 +167,22 @@ def test_perplexity_is_drawn_again_from_its_numbers_and_not_copied(rl_exp, tmp_p
     (figure,) = json.loads(rl_exp("report", "figures", "--json").stdout)
     assert Path(figure["svg"]).is_file(), "the published result has PNG only"
     assert Path(figure["png"]).read_bytes() != old.read_bytes()
+
+
+def test_an_interrupted_drawing_leaves_the_pictures_of_the_one_before(tmp_path, monkeypatch):
+    place, folder = made_run(tmp_path / "outputs", "mine"), tmp_path / "figures"
+    planted_figure(place, "first")
+    gather_figures([place], folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    planted_figure(place, "second")
+
+    def stopped(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.reports.figure_gallery.shutil.copyfile", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        gather_figures([place], folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_page_that_cannot_be_written_is_one_line_and_code_2(rl_exp, tmp_path):
