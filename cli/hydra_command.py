@@ -158,6 +158,12 @@ def _run(
         _call_hydra(command, task, flags, overrides)
     except KeyboardInterrupt:
         fail("interrupted; the same command continues where it stopped", code=130)
+    except SystemExit:
+        # Hydra's way to end when a launcher raised: joblib does so for all jobs when one worker was killed.
+        if sweep_directory is None:
+            raise
+        finish_sweep(command, jobs, sweep_directory)
+        fail("the launcher ended before all jobs did; the same command continues the sweep", code=1)
     if sweep_directory is not None:
         raise typer.Exit(finish_sweep(command, jobs, sweep_directory))
     status = read_status(output_dir / command.experiment / jobs[0].run_id) or {}

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from experiments.runs.files import read_json, write_json
 from experiments.runs.identity import content_hash
 from experiments.runs.manifest import now
-from experiments.runs.run import Run, RunState, read_status
+from experiments.runs.run import Run, RunState, owner_of, read_status
 
 if TYPE_CHECKING:
     from conf.commands import Command
@@ -145,6 +145,8 @@ def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path) -> in
     table = Table("run id", Column("what differs", overflow="fold"), "state", "reason", title=title)
     for job, status in failures:
         reason = escape(str(status.get("reason", "")))
+        if status["state"] == RunState.running:  # killed, or still at work for another command
+            reason = escape(f"last sign of life {status.get('heartbeat')} from {owner_of(status)}")
         table.add_row(job.run_id, escape(_what_differs(job, jobs)), status["state"], reason)
     console.print(table)
     show_document(sweep_directory)

@@ -2,10 +2,13 @@
 
     outputs/artifacts/<kind>/<address>/            the artifact: files, and artifact.json written last
     outputs/artifacts/<kind>/.<address>.lock       held while it is made
-    outputs/artifacts/<kind>/.<address>.<pid>.tmp  being made; renamed into place when complete
+    outputs/artifacts/<kind>/.<address>.<host>-<pid>.tmp  being made; renamed into place when complete
 
 The address is a hash of the recipe: of everything that decides the content. Whoever has the same recipe gets
 the same folder. A kill at any moment leaves a whole artifact, or a leftover that the next maker removes.
+
+Between nodes this holds where flock does: NFSv4, NFSv3 with lockd, Lustre mounted with `-o flock`. Under `localflock`
+or `nolock` each node locks for itself, and two nodes may make the same artifact at once: make it on one node first.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +171,7 @@ def _make(
     folder: Path, kind: str, recipe: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any] | None]
 ) -> Artifact:
     """Make aside, flush to disk, write the side-car last, rename. The caller holds the lock."""
-    aside = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    aside = folder.parent / f".{folder.name}.{socket.gethostname()}-{os.getpid()}.tmp"
     aside.mkdir()
     try:
         facts = make(aside)

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -146,7 +147,8 @@ class Run:
 
     def write_status(self, state: RunState, **facts: Any) -> None:
         """Replace `status.json`."""
-        status = {"state": state, "heartbeat": now(), "pid": os.getpid(), "attempt": self.attempt, **facts}
+        process = {"host": socket.gethostname(), "pid": os.getpid()}  # a pid means nothing on another node
+        status = {"state": state, "heartbeat": now(), **process, "attempt": self.attempt, **facts}
         write_json(self.directory / "status.json", status)
 
     @contextmanager
@@ -254,6 +256,13 @@ def read_status(directory: Path) -> dict[str, Any] | None:
     return status
 
 
+def owner_of(status: Mapping[str, Any]) -> str:
+    """The process that wrote a status, in words: `process 12 on node7`."""
+    if "pid" not in status:
+        return "another process"
+    return f"process {status['pid']} on {status.get('host', 'an unknown host')}"
+
+
 @contextmanager
 def open_run(
     *,
@@ -280,7 +289,8 @@ def open_run(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunBusy(f"run {run_id} is being worked on by another process: see {directory / 'status.json'}") from None
+        holder = owner_of(read_status(directory) or {})
+        raise RunBusy(f"run {run_id} is being worked on by {holder}: see {directory / 'status.json'}") from None
     try:
         if force:
             _clear(directory)
