@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from experiments.runs.files import flush_to_disk, read_json, sha256_of_file, write_json
+from experiments.runs.files import flush_to_disk, read_json, sha256_of_file, sha256_unless_unchanged, write_json
 from experiments.runs.identity import canonical_json, content_hash
 from experiments.runs.manifest import now, package_versions
 
@@ -46,18 +46,16 @@ class Artifact:
     facts: dict[str, Any]  # what the maker found out: counts, sizes, statistics
     files: dict[str, dict[str, Any]]  # relative name -> {"bytes": int, "sha256": str}
 
-    def damage(self, verify: bool = False) -> str | None:
-        """What is wrong with the files, or None: sizes always, contents (sha256) with `verify`."""
+    def damage(self) -> str | None:
+        """What is wrong with the files, or None: their sizes and contents (sha256) are not what the side-car says."""
         for name, entry in self.files.items():
             file = self.path / name
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != entry["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
-        if verify:
-            for name, entry in self.files.items():
-                if sha256_of_file(self.path / name) != entry["sha256"]:
-                    return f"{name} has the right size but another content (sha256 differs)"
+            if sha256_unless_unchanged(file) != entry["sha256"]:
+                return f"{name} has the right size but another content (sha256 differs)"
         return None
 
 
@@ -72,28 +70,23 @@ class ArtifactStore:
         _check_kind(kind)
         return self.root / kind / address_of(recipe)
 
-    def find(self, kind: str, recipe: Mapping[str, Any], *, verify: bool = False) -> Artifact | None:
+    def find(self, kind: str, recipe: Mapping[str, Any]) -> Artifact | None:
         """The artifact if it is there and whole, else None. A damaged one is named in a warning."""
-        artifact, problem = self._look(kind, recipe, verify)
+        artifact, problem = self._look(kind, recipe)
         if problem is not None:
             log.warning("artifact %s is damaged: %s", self.folder(kind, recipe), problem)
         return artifact
 
     def get_or_make(
-        self,
-        kind: str,
-        recipe: Mapping[str, Any],
-        make: Callable[[Path], Mapping[str, Any] | None],
-        *,
-        verify: bool = False,
+        self, kind: str, recipe: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any] | None]
     ) -> Artifact:
         """The artifact of `recipe`. Where there is none, `make(folder)` fills a folder and may return facts.
 
-        Sizes are checked always, contents (sha256) with `verify`. A damaged artifact is named in a warning
-        and made again. Processes that ask at once wait for the one that makes it. An error in `make` leaves
-        nothing behind. Raises ValueError for a recipe or facts that are not plain JSON.
+        Sizes and contents (sha256) are checked, once a process for a file that stays as it is. A damaged artifact is
+        named in a warning and made again. Processes that ask at once wait for the one that makes it. An error in
+        `make` leaves nothing behind. Raises ValueError for a recipe or facts that are not plain JSON.
         """
-        artifact, problem = self._look(kind, recipe, verify)
+        artifact, problem = self._look(kind, recipe)
         if artifact is not None:
             return artifact
         folder = self.folder(kind, recipe)
@@ -108,7 +101,7 @@ class ArtifactStore:
             for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # its maker held this lock, so it is dead
                 log.warning("artifact %s was half made by a process that ended early: made again", leftover)
                 shutil.rmtree(leftover)
-            artifact, problem = self._look(kind, recipe, verify)
+            artifact, problem = self._look(kind, recipe)
             if artifact is not None:
                 return artifact
             if problem is not None:
@@ -117,16 +110,14 @@ class ArtifactStore:
         finally:
             lock.release()
 
-    def _look(
-        self, kind: str, recipe: Mapping[str, Any], verify: bool
-    ) -> tuple[Artifact, None] | tuple[None, str | None]:
+    def _look(self, kind: str, recipe: Mapping[str, Any]) -> tuple[Artifact, None] | tuple[None, str | None]:
         """(artifact, None) when whole, (None, None) when absent, (None, problem) when damaged."""
         folder = self.folder(kind, recipe)
         if not folder.exists():
             return None, None
         try:
             artifact = _load(folder)
-            problem = artifact.damage(verify)
+            problem = artifact.damage()
         except (OSError, ValueError) as error:
             return None, str(error)
         if problem is not None:
@@ -162,8 +153,11 @@ def _load(folder: Path) -> Artifact:
             str(name): {"bytes": int(e["bytes"]), "sha256": str(e["sha256"])} for name, e in value["files"].items()
         }
         kind, recipe, facts = str(value["kind"]), dict(value["recipe"]), dict(value["facts"])
+        damaged = value["checksum"] != content_hash([kind, recipe, facts, files])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{side_car} is not an artifact's side-car ({error!r})") from error
+    if damaged:
+        raise ValueError(f"{SIDE_CAR} was changed: its content is not what its checksum says")
     return Artifact(kind=kind, address=folder.name, path=folder, recipe=recipe, facts=facts, files=files)
 
 
@@ -185,11 +179,13 @@ def _make(
                     "sha256": sha256_of_file(item),
                 }
             flush_to_disk(item)
+        plain_recipe, plain_facts = _plain(recipe), _plain(facts or {})
         side_car = {
             "kind": kind,
-            "recipe": _plain(recipe),
-            "facts": _plain(facts or {}),
+            "recipe": plain_recipe,
+            "facts": plain_facts,
             "files": files,
+            "checksum": content_hash([kind, plain_recipe, plain_facts, files]),
             "versions": package_versions(),
             "made": now(),
         }

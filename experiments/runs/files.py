@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,33 @@ def flush_to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `text` so that a reader sees the old content or the new, never a part. An OSError names the file."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8") as stream:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise naming(error, path) from error
+        raise
+
+
+def naming(error: OSError, path: Path) -> OSError:
+    """The same error with the file's name in its message: a full disk is reported by `write`, which knows no names."""
+    return type(error)(error.errno, error.strerror or str(error), str(path))
+
+
+def write_in_place(path: Path, text: str) -> None:
+    """Overwrite a small file where it lies: the way that is left on a full disk, which has no room for a copy aside."""
+    with path.open("r+", encoding="utf-8") as stream:
         stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, path)
+        stream.truncate()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,6 +67,17 @@ def sha256_of_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_unless_unchanged(path: Path) -> str:
+    """`sha256_of_file`, read once a process as long as the file's size and times stay."""
+    facts = path.stat()
+    return _sha256_of(path, (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns))
+
+
+@lru_cache(maxsize=4096)
+def _sha256_of(path: Path, _version: tuple[int, ...]) -> str:
+    return sha256_of_file(path)
 
 
 def finite(value: Any) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from experiments.runs.files import sha256_of_file
+from experiments.runs.files import sha256_unless_unchanged
 
 # What does not change a run's numbers does not change its name.
 NOT_IDENTITY = ("tracking", "output_dir", "force", "hydra")
@@ -38,13 +37,8 @@ def run_id(config: Mapping[str, Any], input_files: Sequence[Path] = ()) -> str:
     """
     identity: dict[str, Any] = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     if input_files:
-        identity["input_files"] = [_hash_unless_unchanged(path, path.stat().st_mtime_ns) for path in input_files]
+        identity["input_files"] = [sha256_unless_unchanged(path) for path in input_files]  # once for all jobs
     return content_hash(identity, digits=10)
-
-
-@lru_cache(maxsize=4096)
-def _hash_unless_unchanged(path: Path, _modified: int) -> str:
-    return sha256_of_file(path)  # once for all jobs of a sweep
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

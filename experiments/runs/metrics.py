@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from experiments.runs.files import finite
+from experiments.runs.files import finite, naming
 
 logger = logging.getLogger(__name__)
 
@@ -32,26 +32,34 @@ class JsonlSink:
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(finite(dict(row))) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(finite(dict(row))) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise naming(error, self.path) from error
 
     def position(self) -> int:
         """Bytes written so far: a checkpoint keeps this, and a resumed run cuts the file back to it."""
         return self._stream.tell()
 
-    def cut_back_to(self, position: int) -> None:
-        """Drop the rows after `position`, which belong to steps that a resumed run will take again."""
-        size = self.path.stat().st_size
-        if size < position:
-            raise ValueError(
-                f"{self.path} is shorter ({size} bytes) than its checkpoint says ({position}): rows were lost; "
-                "force=true starts over"
-            )
-        self._stream.truncate(position)
-        self._stream.seek(position)
+    def cut_back_to(self, position: int) -> int:
+        """Drop the rows after `position`, which belong to steps that a resumed run will take again.
+
+        Returns how many bytes of the rows before it are missing: weights are worth more than rows, so a file that
+        was cut short stops no run. A half line at its end goes too.
+        """
+        kept = self.path.read_bytes()[:position]
+        if len(kept) < position:
+            kept = kept[: kept.rfind(b"\n") + 1]
+        self._stream.truncate(len(kept))
+        self._stream.seek(len(kept))
+        return position - len(kept)
 
     def close(self, *, exit_code: int = 0, summary: Mapping[str, Any] | None = None) -> None:
-        self._stream.close()
+        try:
+            self._stream.close()
+        except OSError as error:  # what a full disk left in the buffer
+            raise naming(error, self.path) from error
 
 
 class WandbSink:

@@ -10,6 +10,7 @@ an interrupted one is continued by the same command.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -18,7 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -37,7 +38,7 @@ from rich.progress import (
 )
 
 from experiments.runs.artifacts import ArtifactStore
-from experiments.runs.files import read_json, write_json, write_text
+from experiments.runs.files import read_json, write_in_place, write_json, write_text
 from experiments.runs.identity import content_hash
 from experiments.runs.manifest import describe_environment, now
 from experiments.runs.metrics import JsonlSink, WandbSink, choose_wandb_mode
@@ -109,8 +110,12 @@ class Run:
         return self._metrics.position()
 
     def resume_metrics(self, position: int) -> None:
-        """Drop the rows that came after the checkpoint which recorded `position`."""
-        self._metrics.cut_back_to(position)
+        """Drop the rows that came after the checkpoint which recorded `position`; missing ones are told."""
+        missing = self._metrics.cut_back_to(position)
+        if missing:
+            logger.warning("metrics.jsonl lost %d bytes of rows before the checkpoint", missing)
+            self.console.print(f"[yellow]metrics.jsonl had lost {missing:,} bytes: its record has a gap[/]")
+            self.add_to_manifest(metrics_bytes_lost=self.manifest.get("metrics_bytes_lost", 0) + missing)
 
     def _to_wandb(self, method: str, payload: Mapping[str, Any]) -> None:
         if self._wandb is None:
@@ -149,7 +154,12 @@ class Run:
         """Replace `status.json`."""
         process = {"host": socket.gethostname(), "pid": os.getpid()}  # a pid means nothing on another node
         status = {"state": state, "heartbeat": now(), **process, "attempt": self.attempt, **facts}
-        write_json(self.directory / "status.json", status)
+        try:
+            write_json(self.directory / "status.json", status)
+        except OSError:
+            if state is RunState.running:
+                raise
+            write_in_place(self.directory / "status.json", json.dumps(status, indent=2) + "\n")
 
     @contextmanager
     def finishing_steps(self) -> Iterator[None]:
@@ -210,16 +220,21 @@ class Run:
             )
 
     def close(self, state: RunState, summary: Mapping[str, Any], **facts: Any) -> None:
-        """End the run in `state`: manifest and sinks first, the status last."""
-        self.add_to_manifest(ended=now(), exit_reason=facts.get("reason", str(state)))
-        self._metrics.close()
+        """End the run in `state`: sinks and manifest first, the status last. Each is tried, whatever another raises."""
+        with ExitStack() as steps:  # the last one pushed goes first
+            steps.callback(self.write_status, state, **facts)
+            steps.callback(self.add_to_manifest, ended=now(), exit_reason=facts.get("reason", str(state)))
+            steps.callback(self._metrics.close)
+            steps.callback(self._close_wandb, 0 if state is RunState.finished else 1, summary)
+
+    def _close_wandb(self, exit_code: int, summary: Mapping[str, Any]) -> None:
         sink, self._wandb = self._wandb, None
-        if sink is not None:
-            try:
-                sink.close(exit_code=0 if state is RunState.finished else 1, summary=summary)
-            except Exception:
-                logger.warning("W&B could not be finished", exc_info=True)
-        self.write_status(state, **facts)
+        if sink is None:
+            return
+        try:
+            sink.close(exit_code=exit_code, summary=summary)
+        except Exception:
+            logger.warning("W&B could not be finished", exc_info=True)
 
 
 class RunProgress:
@@ -294,6 +309,8 @@ def open_run(
     try:
         if force:
             _clear(directory)
+        for leftover in directory.glob(".*.tmp"):  # of a killed process: the lock is ours
+            leftover.unlink()
         for name in ("checkpoints", "figures", "logs"):
             (directory / name).mkdir(exist_ok=True)
         attempt = 1 + len(list((directory / "logs").glob("attempt_*.log")))
@@ -331,14 +348,26 @@ def _guarded(run: Run) -> Iterator[Run]:
         # rich exits when nobody reads its output any more: `rl-exp train ... | head`
         cause = "a signal" if isinstance(error, KeyboardInterrupt) else "the end of its output"
         logger.info("interrupted by %s", cause)
-        run.close(RunState.interrupted, {}, reason=f"interrupted by {cause}; the same command continues it")
+        _close_after(run, RunState.interrupted, f"interrupted by {cause}; the same command continues it")
         raise
     except BaseException as error:
         logger.exception("the run failed")
-        run.close(RunState.failed, {}, reason=f"{type(error).__name__}: {error}")
+        _close_after(run, RunState.failed, f"{type(error).__name__}: {error}")
         raise
     summary_path = run.directory / "summary.json"
-    run.close(RunState.finished, read_json(summary_path) if summary_path.exists() else {})
+    try:
+        run.close(RunState.finished, read_json(summary_path) if summary_path.exists() else {})
+    except OSError as error:
+        _close_after(run, RunState.failed, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _close_after(run: Run, state: RunState, reason: str) -> None:
+    """Close a run whose error is about to be raised: what fails here (the disk is still full) must not mask it."""
+    try:
+        run.close(state, {}, reason=reason)
+    except OSError:
+        logger.exception("the run directory could not be completed")
 
 
 def _clear(directory: Path) -> None:

@@ -41,7 +41,10 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any], *, keep: 
     shutil.rmtree(final, ignore_errors=True)
     os.replace(aside, final)
     flush_to_disk(directory)
-    for old in list_checkpoints(directory)[:-keep]:
+    whole = list_checkpoints(directory)
+    place = whole.index(final)
+    # Later ones were damaged, or this run would have continued from them: they must not count among those kept.
+    for old in [*whole[place + 1 :], *whole[: place + 1][:-keep]]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -89,6 +90,40 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path):
         run.log({"train/loss": 1.0}, tokens=2)
     assert [row["train/loss"] for row in rows(run.directory)] == [3.0, 1.0]
     assert (run.directory / "logs" / "attempt_2.log").is_file()
+
+
+def test_rows_that_were_lost_before_the_checkpoint_are_told_and_stop_no_run(tmp_path):
+    with opened(tmp_path) as run:
+        run.log({"train/loss": 3.0}, tokens=1)
+        run.log({"train/loss": 2.0}, tokens=2)
+        position = run.metrics_position()
+    metrics = run.directory / "metrics.jsonl"
+    os.truncate(metrics, position - 10)
+    with opened(tmp_path) as run:
+        run.resume_metrics(position)
+        run.log({"train/loss": 1.0}, tokens=3)
+    assert [row["train/loss"] for row in rows(run.directory)] == [3.0, 1.0]
+    lost = read_json(run.directory / "manifest.json")["metrics_bytes_lost"]
+    assert 10 < lost < position
+
+
+def test_what_a_killed_writer_left_is_gone_after_the_next_start(tmp_path):
+    with opened(tmp_path) as run:
+        (run.directory / ".status.json.99999.tmp").write_text('{"state": "ru')
+    with opened(tmp_path) as run:
+        assert not list(run.directory.glob(".*.tmp"))
+
+
+def test_an_error_while_writing_names_the_file_and_leaves_no_part_of_it(tmp_path, monkeypatch):
+    def no_space(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_text(tmp_path / "a.txt", "before")
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.txt'"):
+        write_text(tmp_path / "a.txt", "after")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "before"
 
 
 def test_force_starts_over(tmp_path):

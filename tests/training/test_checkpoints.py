@@ -45,6 +45,15 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_is_used(tmp_path, 
     assert name in caplog.text
 
 
+def test_a_damaged_later_checkpoint_is_not_kept_instead_of_a_whole_one(tmp_path):
+    save_checkpoint(tmp_path, 1, state(1), keep=1)
+    damaged = save_checkpoint(tmp_path, 9, state(9), keep=2) / "state.json"
+    damaged.write_text("{}")
+    assert load_latest_checkpoint(tmp_path)["step"] == 1
+    save_checkpoint(tmp_path, 2, state(2), keep=1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000002"]
+
+
 def test_a_truncated_or_missing_file_is_passed_over(tmp_path):
     save_checkpoint(tmp_path, 1, state(1), keep=3)
     short = save_checkpoint(tmp_path, 2, state(2), keep=3) / "tensors.safetensors"
