@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from ..decoding.cost_model import attention_cost
 from ..decoding.engine import DecodeEngine, Request
 from ..decoding.generation_benchmark import compare_speculation
 from ..decoding.machine import CeilingProbe, Ceilings, measure_ceilings
 from ..decoding.model_step import DecodeModel
 from ..decoding.peers import LLAMA_PEERS, Peer, generate_with_peer, peer_model
 from ..decoding.sampling import GREEDY
+from ..decoding.whole_model_cost import Placement, step_cost
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
 from .attention import CACHE_SHARE, DTYPES, free_memory, last_level_cache_bytes
@@ -265,27 +265,21 @@ def _row(one: _Visited, ceilings: Ceilings, bandwidth: float | None) -> dict[str
     row = setting.labels() | {"system": one.system, "parameters": shape.parameters()}
     if one.error or not one.steps:
         return row | {"status": "failed", "reason": one.error or "no step was timed"}
-    cost = attention_cost(
-        shape.attention,
-        [setting.context + setting.new_tokens // 2] * setting.batch,
-        element_bytes=DTYPES[setting.dtype].itemsize,
-    )
-    # Every weight is read once a step (a tied embedding as the head); all sequences share that.
-    bytes_per_step = 4 * shape.parameters() + shape.layers * cost.bytes
+    element = DTYPES[setting.dtype].itemsize
+    cost = step_cost(shape, setting.batch, setting.context + setting.new_tokens // 2, Placement(cache_bytes=element))
     # A model that is a small part of the last-level cache stays there from step to step.
-    resident = "cache" if bytes_per_step <= CACHE_SHARE * last_level_cache_bytes() else "memory"
+    resident = "cache" if cost.bytes <= CACHE_SHARE * last_level_cache_bytes() else "memory"
     bandwidth = ceilings.cache_read_bytes if resident == "cache" else bandwidth or ceilings.memory_read_bytes
-    flops_per_step = 2 * shape.parameters() * setting.batch + shape.layers * cost.flops
-    times = {"memory": bytes_per_step / bandwidth, "compute": flops_per_step / ceilings.fp32_flops}
+    times = cost.seconds(bandwidth, ceilings.fp32_flops, ceilings.fp32_flops)
     floor = max(times.values())
     step, prefill = _quartiles(one.steps), _quartiles(one.prefill)
     return row | {
         "status": "measured",
         "residence": resident,
         "cache_bytes": one.cache_bytes or None,
-        "bytes": bytes_per_step,
-        "flops": flops_per_step,
-        "intensity": flops_per_step / bytes_per_step,
+        "bytes": cost.bytes,
+        "flops": cost.flops,
+        "intensity": cost.flops / cost.bytes,
         "bandwidth": bandwidth,
         "peak_flops": ceilings.fp32_flops,
         "floor_seconds": floor,
@@ -299,7 +293,7 @@ def _row(one: _Visited, ceilings: Ceilings, bandwidth: float | None) -> dict[str
         "step_seconds_q1": step[0],
         "step_seconds_q3": step[2],
         "tokens_per_second": setting.batch / step[1],
-        "gigabytes_per_second": bytes_per_step / step[1] / 1e9,
+        "gigabytes_per_second": cost.bytes / step[1] / 1e9,
         "fraction_of_limit": floor / step[1],
         "load_average": os.getloadavg()[0],
     }
