@@ -17,6 +17,7 @@ SETTINGS = settings(
         "rl-exp bench mode=generate generate.speculative=true",
         "rl-exp bench mode=generate bench.policy=outputs/train/<run id>/model",
         "rl-exp bench mode=serving serving.cache_megabytes=8 serving.arrivals_per_second=50",
+        "rl-exp bench mode=plan model=llama_70b plan.device=h200",
         "rl-exp bench -m model=small,medium,xl",
     ],
 )

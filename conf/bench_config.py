@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from conf.plan_config import PlanConfig
 from conf.run_config import Device, RunConfig
 from conf.train_config import AttentionConfig, ModelConfig, TrainConfig
-from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
+from experiments.models.shapes import LATENT, AttentionMechanism, AttentionShape, ModelShape
 
 LARGEST_PAGE = 64
 LARGEST_BATCH = 4096  # sequences that serving decodes at once; every one has its buffers
@@ -27,11 +28,15 @@ HEADS_FIELD = {
 
 
 class BenchMode(Enum):
-    """`attention`: one layer's decode step. `generate`: a whole model, prefill and decode. `serving`: a live queue."""
+    """`attention`: one layer's decode step. `generate`: a whole model, prefill and decode. `serving`: a live queue.
+
+    `plan` measures nothing: it predicts from the cost model and a device's specification.
+    """
 
     attention = "attention"
     generate = "generate"
     serving = "serving"
+    plan = "plan"
 
 
 class StorageDtype(Enum):
@@ -188,6 +193,7 @@ class BenchConfig(RunConfig):
     bench: GridConfig = field(default_factory=GridConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,6 +211,8 @@ class BenchConfig(RunConfig):
             if self.bench.policy is not None:
                 raise ValueError("bench.policy needs a whole model: add mode=generate or mode=serving")
             self._refuse_grid_beyond_memory()
+        elif self.mode is BenchMode.plan:
+            self._check_plan()
         elif not set(self.bench.kernel) <= set(ours):
             raise ValueError(
                 f"bench.kernel={_shown(self.bench.kernel)} is impossible with mode={self.mode.value}: whole models "
@@ -223,6 +231,37 @@ class BenchConfig(RunConfig):
     def model_shape(self, name: str, vocabulary_size: int) -> ModelShape:
         """The whole model of mechanism `name`, with the parameters of the MHA model of this size."""
         return self._as_training(name).model_shape(vocabulary_size)
+
+    def planned_shape(self, name: str) -> ModelShape:
+        """The whole model of mechanism `name` as `plan` describes it."""
+        shape, rank = self.model_shape(name, self.plan.vocabulary_size), self.plan.query_latent_dim
+        if rank is None or shape.attention.mechanism not in LATENT:
+            return shape
+        return replace(shape, attention=replace(shape.attention, query_latent_dim=rank))
+
+    def _check_plan(self) -> None:
+        if self.bench.policy is not None:
+            raise ValueError(
+                "bench.policy is a model to be measured: with mode=plan describe one, such as model=llama_8b"
+            )
+        for name in self.bench.mechanism:
+            self.planned_shape(name)
+        if self.plan.experts.dense_layers > self.model.layers:
+            raise ValueError(
+                f"plan.experts.dense_layers={self.plan.experts.dense_layers} is impossible: the model has "
+                f"model.layers={self.model.layers}"
+            )
+        if max(self.bench.query_length) > min(self.bench.context):
+            raise ValueError(
+                f"bench.query_length={_shown(self.bench.query_length)} is impossible with "
+                f"bench.context={_shown(self.bench.context)}: a context holds the new tokens too"
+            )
+        for size in self.bench.tensor_parallel:
+            if self.plan.devices is not None and self.plan.devices % size:
+                raise ValueError(
+                    f"bench.tensor_parallel={_shown(self.bench.tensor_parallel)} is impossible with "
+                    f"plan.devices={self.plan.devices}: every size must divide it"
+                )
 
     def _as_training(self, name: str) -> TrainConfig:
         mechanism, heads = named_mechanism(name)

@@ -2,6 +2,7 @@
 
     rl-exp bench
     rl-exp bench mode=generate bench.policy=outputs/train/<run id>/model
+    rl-exp bench mode=plan                                  # predicts, and measures nothing: see bench_plan.py
 
 Method. Every combination of the lists in `bench` is a cell. The cells of one size are measured side by side, in rounds
 of random order after a warm-up, and reported by median and quartiles. The machine's ceilings are measured in the same
@@ -18,8 +19,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet
 import torch
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -29,15 +28,16 @@ from experiments.bench_modes.attention import AttentionSetting, measure_attentio
 from experiments.bench_modes.devices import bytes_per_device
 from experiments.bench_modes.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
 from experiments.bench_modes.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
+from experiments.bench_plan import plan
+from experiments.bench_records import log_rows, send_media, write_parquet
 from experiments.decoding.machine import Ceilings, measure_ceilings
 from experiments.models.configuration import SHAPE_FIELDS, RlExpConfig
 from experiments.models.initialisation import initialise
 from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
 from experiments.models.transformer import RlExpForCausalLM
-from experiments.reports import bench_figures, bench_tables
+from experiments.reports import bench_figures, bench_tables, plan_figures, plan_tables
 from experiments.reports.bench_claims import PAPER_DEVICE_BYTES, paper_claims
 from experiments.runs.files import read_json
-from experiments.runs.metrics import choose_wandb_mode
 from experiments.runs.run import Run
 
 logger = logging.getLogger(__name__)
@@ -52,16 +52,16 @@ def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     run.resume_metrics(0)
+    if config.mode is BenchMode.plan:
+        planned = map(config.planned_shape, config.bench.mechanism)
+        return plan(config, run, {label(shape.attention): shape for shape in planned})
     load_before = os.getloadavg()
     rows, ceilings = {
         BenchMode.attention: attention,
         BenchMode.generate: generate,
         BenchMode.serving: serving,
     }[config.mode](config, run)
-    for number, row in enumerate(rows):
-        labels = {name: value for name, value in row.items() if not isinstance(value, float)}
-        measures = {f"decode/{name}": value for name, value in row.items() if isinstance(value, float)}
-        run.log(labels | measures, cell=number)
+    log_rows(rows, run)
     measured = [row for row in rows if row["status"] == "measured"]
     if not measured:
         raise RuntimeError(f"none of {len(rows)} cells could be measured; the first: {rows[0]['reason']}")
@@ -128,7 +128,7 @@ def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
     )
 
 
-# The three modes ---------------------------------------------------------------------------------------------------
+# The modes that measure ---------------------------------------------------------------------------------------------------
 
 
 def attention(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilings]]:
@@ -354,6 +354,8 @@ def tables(mode: str, rows: list[Row]) -> list[RenderableType]:
         plain = [row for row in rows if row["system"] != SPECULATIVE]
         shown = [bench_tables.generate_table(plain)] if plain else []
         return [*shown, bench_tables.speculation_table(speculative)] if speculative else shown
+    if mode == BenchMode.plan.value:
+        return [plan_tables.plan_table(rows)]
     return [bench_tables.serving_table(rows)]
 
 
@@ -369,6 +371,8 @@ def draw(mode: str, rows: list[Row], devices: list[Row], title: str, directory: 
         elif mode == BenchMode.generate.value:
             plain = [row for row in rows if row["system"] != SPECULATIVE]  # speculation has prompts of its own
             figures.append(bench_figures.draw_throughput(plain, "system", directory))
+        elif mode == BenchMode.plan.value:
+            figures.append(plan_figures.draw_plan(rows, directory))
         else:
             figures.append(bench_figures.draw_serving(rows, directory))
         if devices:
@@ -392,23 +396,6 @@ def machine_line(machine: dict[str, Any]) -> str:
     if before > BUSY_SHARE * (os.cpu_count() or 1):
         parts.append("[yellow]the machine was busy before: compare ratios only[/]")
     return "[bold]machine[/]   " + "\n          ".join(parts)
-
-
-def write_parquet(rows: list[Row], path: Path) -> None:
-    """All rows with the union of their columns."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    pyarrow.parquet.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
-
-
-def send_media(config: BenchConfig, run: Run, rows: list[Row], figures: list[Path]) -> None:
-    """Rows and figures to W&B, where it is used."""
-    if choose_wandb_mode(config.tracking.mode.value) == "disabled":
-        return
-    import wandb
-
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
-    run.log_media({"rows": table} | {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
 
 
 def summary(rows: list[Row], ceilings: dict[int, Ceilings]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class StepCost:
         compute = self.weight_flops / weight_flops_per_second + self.attention_flops / attention_flops_per_second
         times = {"memory": self.bytes / bytes_per_second, "compute": compute}
         if link_bytes_per_second is not None:
-            times["communication"] = self.link_bytes / link_bytes_per_second
+            times["link"] = self.link_bytes / link_bytes_per_second
         return times
 
 

@@ -42,7 +42,7 @@ def attention_table(rows: Sequence[Row]) -> RenderableType:
             cells = [_multiple(by_kernel.get(kernel), first) for kernel in kernels[1:]]
             sections[-1][1].append([first["mechanism"].upper(), *_attention_cells(first), *(cells if beside else [])])
             others[-1][1].append([first["mechanism"].upper(), *cells])
-    table = _sectioned(
+    table = sectioned(
         f"one attention layer · {_same(rows)} · kernel {kernels[0]}",
         [*headings, *multiples] if beside else headings,
         sections,
@@ -52,7 +52,7 @@ def attention_table(rows: Sequence[Row]) -> RenderableType:
     )
     if len(multiples) < 2:
         return table
-    against = _sectioned(
+    against = sectioned(
         f"other kernels: their time over that of {kernels[0]}", ["attention", *kernels[1:]], others, "medians"
     )
     return Group(table, against)
@@ -101,7 +101,7 @@ def generate_table(rows: Sequence[Row]) -> RenderableType:
                 ]
             lines.append([*cells, *([] if row["status"] == "measured" else ["", row["status"], "", "", ""])])
         sections.append((words, lines))
-    return _sectioned(
+    return sectioned(
         f"whole model · {_same(rows)}",
         headings,
         sections,
@@ -135,7 +135,7 @@ def speculation_table(rows: Sequence[Row]) -> RenderableType:
                 ]
             )
         sections.append((words, lines))
-    return _sectioned(
+    return sectioned(
         f"speculative decoding by prompt lookup, greedy · {_same(rows)}",
         headings,
         sections,
@@ -168,7 +168,7 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
                 ]
             )
         sections.append((words, lines))
-    return _sectioned(
+    return sectioned(
         f"serving · {_same(rows)} · {rows[0]['budget_bytes'] / 1e6:,.3g} MB of cache",
         headings,
         sections,
@@ -189,7 +189,7 @@ def device_table(devices: Sequence[Row], title: str) -> RenderableType:
             else:
                 cells.append(f"{row['bytes']:,.0f}" + ("" if row["stored"] == 1 else f" ({row['stored']:.3g})"))
         lines.append(cells)
-    return _sectioned(
+    return sectioned(
         f"cache bytes per token, layer and device, bf16 · {title}",
         ["attention", *("1 device" if size == 1 else f"{size} devices" for size in sizes)],
         [("", lines)],
@@ -258,7 +258,7 @@ def _setting(name: str, value: Any) -> str:
     return SETTINGS[name].format(value)
 
 
-def _sectioned(title: str, headings: Sequence[str], sections: Sections, caption: str) -> RenderableType:
+def sectioned(title: str, headings: Sequence[str], sections: Sections, caption: str) -> RenderableType:
     """Tables of the same column widths under each other, the headings above the first."""
     widths = [
         max(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.reports.bench_figures import draw_device_bytes, draw_roofline, draw_serving, draw_throughput
+from experiments.reports.plan_figures import draw_plan
 from experiments.reports.train_comparison import Arm, draw_perplexity_against_cache
 from experiments.runs.files import read_json, write_json
 
@@ -151,6 +152,8 @@ def _bench(stem: str, document: Any, folder: Path) -> Path | None:
     if stem == "bytes_per_device":
         shapes = dict.fromkeys(f"{row['query_heads']} heads of {row['head_dim']}" for row in rows if "head_dim" in row)
         return draw_device_bytes(document["bytes_per_device"], ", ".join(shapes), folder)
+    if stem == "tokens_per_second_ceiling":
+        return draw_plan(rows, folder)
     if stem == "serving":
         return draw_serving(rows, folder)
     return None

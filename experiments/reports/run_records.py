@@ -29,7 +29,7 @@ STATES = (*(str(state) for state in RunState), STALE, EMPTY, UNREADABLE)
 # The numbers that a run of an experiment is known by; patterns of names in its summary.
 HEADLINES = {
     "train": ("eval/*/perplexity", "cache_bytes_per_token_per_layer"),
-    "bench": ("fastest", "median_share_of_limit"),
+    "bench": ("fastest", "median_share_of_limit", "highest_ceiling"),
     "controlled": ("statements/*",),
     "rlhf": ("arm", "ground_truth_increase", "proxy_increase", "probe/kl"),
 }

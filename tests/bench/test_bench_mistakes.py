@@ -31,6 +31,16 @@ MISTAKES = {
     "a batch without end": (["mode=serving", "serving.largest_batch=1000000000"], "use 1 to 4096"),
     "a number for a list": (["bench.context=4096"], "write 'bench.context=[4096]'"),
     "a policy that is no model": (["mode=generate", "bench.policy=nowhere"], "bench.policy=nowhere holds no model"),
+    "a device that is not in the table": (["mode=plan", "plan.device=a100"], "h100, h200, b200, cpu"),
+    "fp32 on an accelerator": (["mode=plan", "plan.weights=fp32"], "use bf16 or fp8"),
+    "fp8 weights on a processor": (["mode=plan", "plan.device=cpu", "plan.weights=fp8"], "use fp32"),
+    "a policy for a plan": (["mode=plan", "bench.policy=somewhere"], "model=llama_8b"),
+    "devices that do not divide": (["mode=plan", "plan.devices=6"], "plan.devices=6"),
+    "more active experts than there are": (["mode=plan_deepseek", "plan.experts.active=161"], "routed=160"),
+    "experts without a number": (["mode=plan", "plan.experts.dim=8"], "needs plan.experts.routed"),
+    "more dense layers than layers": (["mode=plan_deepseek", "plan.experts.dense_layers=61"], "model.layers=60"),
+    "no memory to plan with": (["mode=plan", "plan.memory_share=0"], "(0, 1]"),
+    "more new tokens than context": (["mode=plan", "bench.query_length=[5000]"], "bench.query_length=[5000]"),
     "a misspelt key": (["bench.contxt=[1]"], "Did you mean bench.context"),
 }
 

@@ -49,7 +49,7 @@ def small_model(mechanism, query_heads=8, **fields):
 
 
 def test_llama_3_8b_by_hand():
-    """8,030,261,248 weights; 2 x 8 heads x 128 x 2 bytes x 32 layers = 131,072 bytes a token; no read of the embedding."""
+    """8,030,261,248 weights; 2 x 8 heads x 128 x 2 bytes x 32 layers = 131,072 bytes a token; no embedding read."""
     weights = device_weights(LLAMA_8B, BF16)
     assert weights.total == LLAMA_8B.parameters() == 8_030_261_248
     assert cache_bytes_per_token(LLAMA_8B, BF16) == 131_072
@@ -166,8 +166,8 @@ def test_the_three_times_of_a_step_are_those_of_their_resources():
     times = cost.seconds(10.0, 4.0, 2.0, 5.0)
     assert times["memory"] == cost.bytes / 10
     assert times["compute"] == cost.weight_flops / 4 + cost.attention_flops / 2
-    assert times["communication"] == cost.link_bytes / 5
-    assert "communication" not in cost.seconds(10.0, 4.0, 2.0)
+    assert times["link"] == cost.link_bytes / 5
+    assert "link" not in cost.seconds(10.0, 4.0, 2.0)
 
 
 def test_every_device_has_its_source_and_computes_faster_in_fewer_bits():

@@ -1,0 +1,102 @@
+"""What `rl-exp bench mode=plan` plans for: the `plan` part of the schema of `rl-exp bench`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+
+
+class PlanDevice(Enum):
+    """Accelerators by their makers' specification; `cpu` is this machine, its ceilings measured in the run."""
+
+    h100 = "h100"
+    h200 = "h200"
+    b200 = "b200"
+    cpu = "cpu"
+
+
+class PlanDtype(Enum):
+    """How elements are stored, and with which of the device's peaks they are multiplied (on a CPU, fp32's)."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp8 = "fp8"
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element."""
+        return {"fp32": 4, "bf16": 2, "fp8": 1}[self.value]
+
+
+@dataclass
+class ExpertsConfig:
+    """A mixture of experts in place of the feed-forward; `routed: 0` is a dense model."""
+
+    routed: int = 0
+    active: int = 0  # of the routed ones, per token
+    shared: int = 0  # that every token visits
+    dim: int = 0  # width of one expert
+    dense_layers: int = 0  # first layers that keep an ordinary feed-forward
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value < 0:
+                raise ValueError(f"plan.experts.{item.name}={value} is impossible: use 0 or more")
+            if value and not self.routed:
+                raise ValueError(f"plan.experts.{item.name}={value} needs plan.experts.routed: 0 is a dense model")
+        if self.routed and not 1 <= self.active <= self.routed:
+            raise ValueError(
+                f"plan.experts.active={self.active} is impossible: it must be in 1..plan.experts.routed={self.routed}"
+            )
+        if self.routed and not self.dim:
+            raise ValueError("plan.experts.dim=0 is impossible: say how wide an expert is")
+
+
+@dataclass
+class PlanConfig:
+    """A device, and how a model would be served on it."""
+
+    device: PlanDevice = PlanDevice.h100
+    devices: int | None = None  # that serve together; more than tensor_parallel: copies of the attention share the rest
+    weights: PlanDtype | None = None  # null: bf16, on cpu fp32
+    cache: PlanDtype | None = None  # null: bf16, on cpu fp32
+    memory_share: float = 0.9  # of a device's memory, for weights and cache
+    vocabulary_size: int = 128256
+    query_latent_dim: int | None = None  # of MLA and GLA; null: 8 head_dim
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    published: bool = False  # also the attention paper's serving figures beside what is predicted for their settings
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "vocabulary_size", "query_latent_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"plan.{name}={value} is impossible: it must be at least 1")
+        if not 0 < self.memory_share <= 1:
+            raise ValueError(f"plan.memory_share={self.memory_share} is impossible: it must be in (0, 1]")
+        on_cpu = self.device is PlanDevice.cpu
+        allowed = {
+            "weights": (PlanDtype.fp32,) if on_cpu else (PlanDtype.bf16, PlanDtype.fp8),
+            "cache": (PlanDtype.fp32, PlanDtype.bf16) if on_cpu else (PlanDtype.bf16, PlanDtype.fp8),
+        }
+        for name, dtypes in allowed.items():
+            value = getattr(self, name)
+            if value is not None and value not in dtypes:
+                raise ValueError(
+                    f"plan.{name}={value.value} is impossible with plan.device={self.device.value}: use "
+                    + " or ".join(dtype.value for dtype in dtypes)
+                )
+
+    @property
+    def weights_dtype(self) -> PlanDtype:
+        """The dtype of the weights."""
+        return self.weights or self._usual_dtype
+
+    @property
+    def cache_dtype(self) -> PlanDtype:
+        """The dtype of the cache."""
+        return self.cache or self._usual_dtype
+
+    @property
+    def _usual_dtype(self) -> PlanDtype:
+        return PlanDtype.fp32 if self.device is PlanDevice.cpu else PlanDtype.bf16

@@ -1,0 +1,68 @@
+"""The figure of `rl-exp bench mode=plan`: the ceiling on tokens per second against context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.reports.style import BLACK, MECHANISM_COLOURS, figure_style, save_figure
+
+Row = dict[str, Any]
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PANEL = {"model": "{}", "device": "{}", "tensor_parallel": "tensor parallel {}", "query_length": "query length {}"}
+
+
+def draw_plan(rows: Sequence[Row], directory: Path) -> Path | None:
+    """Ceilings at the batch of the run (thin) and at the largest that fits (thick), a panel per placement.
+
+    A line ends where nothing fits. None where nothing fits at all.
+    """
+    import matplotlib.pyplot as plt
+
+    fitting = [row for row in rows if row.get("largest_batch")]
+    if not fitting:
+        return None
+    varying = [name for name in PANEL if len({row[name] for row in fitting}) > 1]
+    panels = list(dict.fromkeys(tuple(row[name] for name in varying) for row in fitting))
+    names = list(dict.fromkeys(row["mechanism"] for row in rows))
+    columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
+    lines = -(-len(panels) // columns)
+    with figure_style():
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(3.6 * columns + 1.3, 2.9 * lines), squeeze=False, sharex=True, sharey=True
+        )
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            here = [row for row in fitting if tuple(row[name] for name in varying) == panel]
+            for number, name in enumerate(names):
+                own = sorted((row for row in here if row["mechanism"] == name), key=lambda row: row["context"])
+                style: dict[str, Any] = {
+                    "marker": MARKERS[number % len(MARKERS)],
+                    "markersize": 4,
+                    "color": MECHANISM_COLOURS.get(name.partition("-")[0], BLACK),
+                }
+                for column, width in (
+                    ("tokens_per_second_ceiling_at_largest", 1.6),
+                    ("tokens_per_second_ceiling", 0.6),
+                ):
+                    points = [(row["context"], row[column]) for row in own if column in row]
+                    label = name.upper() if width > 1 and panel == panels[0] else None
+                    if points:
+                        axis.plot(*zip(*points, strict=True), linewidth=width, label=label, **style)
+            contexts = sorted({row["context"] for row in rows})
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.set_xticks(contexts, [f"{context:,}" for context in contexts])
+            axis.minorticks_off()
+            axis.set_title(", ".join(PANEL[name].format(value) for name, value in zip(varying, panel, strict=True)))
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis in axes[-1]:
+            axis.set_xlabel("context length (tokens)")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("tokens per second, at most")
+        batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in rows}))
+        figure.supxlabel(f"thick: the largest batch that fits; thin: batch {batches}", fontsize=8)
+        figure.legend(loc="outside right upper")
+        return save_figure(figure, directory / "tokens_per_second_ceiling")
