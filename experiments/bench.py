@@ -128,7 +128,7 @@ def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
     )
 
 
-# The modes that measure ---------------------------------------------------------------------------------------------------
+# The modes that measure -----------------------------------------------------------------------------------------------
 
 
 def attention(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilings]]:

@@ -17,6 +17,8 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
+from rich.markup import escape
+
 from conf.bench_config import BenchConfig, physical_memory
 from conf.plan_config import PlanDevice
 from experiments.bench_modes.plan import PlanSetting, Serving, crossovers, predict
@@ -73,9 +75,12 @@ def plan(config: BenchConfig, run: Run, shapes: Mapping[str, ModelShape]) -> dic
     )
     write_parquet(rows, run.directory / "results.parquet")
     run.console.print(plan_tables.plan_table(rows))
-    run.console.print(plan_tables.crossover_table(crossed))
+    if crossed:
+        run.console.print(plan_tables.crossover_table(crossed))
     if published:
         run.console.print(plan_tables.published_table(published))
+    for reason in dict.fromkeys(row["reason"] for row in rows if row["status"] == "skipped"):
+        run.console.print(f"[yellow]skipped:[/] {escape(reason)}", highlight=False, soft_wrap=True)
     run.console.print(f"[bold]{device.name}[/]   {device.source}", highlight=False, soft_wrap=True)
     figures = []
     try:

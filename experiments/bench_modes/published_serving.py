@@ -1,6 +1,6 @@
 """The serving figures of Hardware-Efficient Attention for Fast Decoding beside what is predicted for their settings.
 
-Source: arXiv 2505.21487, appendix B.6 (Tables 27 and after): DeepSeek-Coder-V2 Base with fp8 weights on eight H100, a
+Source: arXiv 2505.21487, appendix B.6: DeepSeek-Coder-V2 Base with fp8 weights on eight H100, a
 live SGLang server, 1280 prompts, page 64, prefill in chunks of 8192; GLA has random weights. Only settings whose
 placement is certain are here: 64K/4K (its throughputs contradict its latencies: Tables 35 and 37 have them swapped),
 64K/256, 2K/2K and 256/128 are left out.

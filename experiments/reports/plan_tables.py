@@ -29,9 +29,9 @@ WORDS = {
 def plan_table(rows: Sequence[Row]) -> RenderableType:
     """A line per mechanism, a section per placement and batch; the first contexts beside each other."""
     contexts = sorted({row["context"] for row in rows})[:SHOWN_CONTEXTS]
-    headings = ["attention", "weights\nGB", "cache\nkB/token"]
+    headings = ["attention", "weights\nGB", "cache\nkB"]
     for context in contexts:
-        headings += [f"{_short(context)}:\nlargest", "tokens/s\nat most"]
+        headings += [f"{_short(context)}\nfit", "tokens/s\nat most"]
     same = {name for name in WORDS if len({row[name] for row in rows}) == 1}
     varying = [name for name in WORDS if name not in same]
     sections: Sections = []
@@ -41,15 +41,15 @@ def plan_table(rows: Sequence[Row]) -> RenderableType:
         for mechanism in dict.fromkeys(row["mechanism"] for row in section):
             cells = {row["context"]: row for row in section if row["mechanism"] == mechanism}
             lines.append(_plan_line(mechanism, [cells[context] for context in contexts]))
-        words = " · ".join(WORDS[name].format(value) for name, value in zip(varying, key, strict=True))
+        words = " · ".join(_word(name, value) for name, value in zip(varying, key, strict=True))
         sections.append((words, lines))
-    said = [WORDS[name].format(rows[0][name]) for name in WORDS if name in same]
+    said = [_word(name, rows[0][name]) for name in WORDS if name in same]
     return sectioned(
         f"plan · {' · '.join(said)}",
         headings,
         sections,
-        "per device: bytes of weights, and of a token's cache in all layers; largest: sequences of that context that "
-        "fit; tokens/s: a ceiling for all devices together, set by memory (m), compute (c) or link (l); -: the batch "
+        "per device: weights, and the cache of a token in all layers; fit: the most sequences of that context; "
+        "tokens/s: a ceiling for all devices together, set by memory (m), compute (c) or link (l); -: the batch "
         "does not fit. Other contexts and parts of the times: results.json",
     )
 
@@ -57,7 +57,7 @@ def plan_table(rows: Sequence[Row]) -> RenderableType:
 def _plan_line(mechanism: str, cells: Sequence[Row]) -> list[str]:
     first = cells[0]
     if first["status"] == "skipped":
-        return [mechanism.upper(), "-", "-", *["no split" if number == 0 else "" for number in range(2 * len(cells))]]
+        return [mechanism.upper(), "skipped", *[""] * (1 + 2 * len(cells))]
     line = [
         mechanism.upper(),
         f"{first['weight_bytes_per_device'] / 1e9:,.1f}",
@@ -121,6 +121,10 @@ def published_table(rows: Sequence[Row]) -> RenderableType:
         sections,
         "fit: sequences in 81% of the memory, half of their output written; first token: published median",
     )
+
+
+def _word(name: str, value: Any) -> str:
+    return "1 device" if (name, value) == ("devices", 1) else WORDS[name].format(value)
 
 
 def _short(context: int) -> str:
