@@ -75,8 +75,7 @@ def plan(config: BenchConfig, run: Run, shapes: Mapping[str, ModelShape]) -> dic
     )
     write_parquet(rows, run.directory / "results.parquet")
     run.console.print(plan_tables.plan_table(rows))
-    if crossed:
-        run.console.print(plan_tables.crossover_table(crossed))
+    run.console.print(plan_tables.crossover_table(rows, crossed))
     if published:
         run.console.print(plan_tables.published_table(published))
     for reason in dict.fromkeys(row["reason"] for row in rows if row["status"] == "skipped"):

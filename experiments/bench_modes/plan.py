@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from math import isclose
 from typing import Any
 
 from ..decoding.device_table import Device
@@ -198,7 +199,7 @@ def faster_from(first: Sequence[Line], second: Sequence[Line], shortest: int) ->
     meetings = {float(shortest)}
     for a, b in first:
         for c, d in second:
-            if b != d and (c - a) / (b - d) > shortest:
+            if not isclose(b, d, rel_tol=1e-9) and (c - a) / (b - d) > shortest:
                 meetings.add((c - a) / (b - d))
     ordered = sorted(meetings)
     if not is_below(2 * ordered[-1] + 1):

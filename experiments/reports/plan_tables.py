@@ -49,8 +49,8 @@ def plan_table(rows: Sequence[Row]) -> RenderableType:
         headings,
         sections,
         "per device: weights, and the cache of a token in all layers; fit: the most sequences of that context; "
-        "tokens/s: a ceiling for all devices together, set by memory (m), compute (c) or link (l); -: the batch "
-        "does not fit. Other contexts and parts of the times: results.json",
+        "tokens/s: a ceiling for all devices together, set by memory (m), compute (c) or link (l), in "
+        "brackets of the largest batch where the one of the run does not fit. Other contexts and parts of the times: results.json",
     )
 
 
@@ -60,37 +60,49 @@ def _plan_line(mechanism: str, cells: Sequence[Row]) -> list[str]:
         return [mechanism.upper(), "skipped", *[""] * (1 + 2 * len(cells))]
     line = [
         mechanism.upper(),
-        f"{first['weight_bytes_per_device'] / 1e9:,.1f}",
+        f"{first['weight_bytes_per_device'] / 1e9:,.3g}",
         f"{first['cache_bytes_per_token'] / 1e3:,.1f}",
     ]
     for row in cells:
         line.append(f"{row['largest_batch']:,}")
-        fits = row["status"] == "predicted"
-        line.append(f"{row['tokens_per_second_ceiling']:,.0f} {row['bound'][0]}" if fits else "-")
+        if row["status"] == "predicted":
+            line.append(f"{row['tokens_per_second_ceiling']:,.0f} {row['bound'][0]}")
+        else:
+            line.append(f"({row['tokens_per_second_ceiling_at_largest']:,.0f})" if row["largest_batch"] else "-")
     return line
 
 
-def crossover_table(rows: Sequence[Row]) -> RenderableType:
-    """Per placement: from which context the mechanism of the line has a lower floor than that of the column."""
-    names = list(dict.fromkeys(row["first"] for row in rows))
+def crossover_table(rows: Sequence[Row], crossovers: Sequence[Row]) -> RenderableType:
+    """Per placement: where the cache weighs as much as the weights, and from where a mechanism is ahead of another."""
+    keys = ("tensor_parallel", "batch", "query_length")
+    names = list(dict.fromkeys(row["mechanism"] for row in rows))
+    found = {(*(row[name] for name in keys), row["first"], row["second"]): row["faster_from"] for row in crossovers}
     sections: Sections = []
-    for key, group in groupby(rows, key=lambda row: (row["tensor_parallel"], row["batch"], row["query_length"])):
-        found = {(row["first"], row["second"]): row["faster_from"] for row in group}
-        firsts = dict.fromkeys(first for first, _ in found)
-        lines = [[first.upper(), *(_crossing(found, first, second, key[2]) for second in names)] for first in firsts]
-        sections.append((f"tensor parallel {key[0]} · batch {key[1]} · query length {key[2]}", lines))
+    for key, group in groupby(rows, key=lambda row: tuple(row[name] for name in keys)):
+        equal = {row["mechanism"]: row.get("cache_equals_weights_context") for row in group}
+        lines = [
+            [
+                name.upper(),
+                "skipped" if context is None else f"{context:,}",
+                *(_crossing(found, (*key, name, other)) for other in names),
+            ]
+            for name, context in equal.items()
+        ]
+        words = " · ".join(WORDS[name].format(value) for name, value in zip(keys, key, strict=True))
+        sections.append((words, lines))
     return sectioned(
-        "context from which a step of the line's mechanism has the lower floor",
-        ["", *(f"than\n{name.upper()}" for name in names)],
+        "contexts at which the balance changes",
+        ["", "cache =\nweights", *(f"before\n{name.upper()}" for name in names)],
         sections,
-        "in tokens; memory is not asked: the batch may not fit at that context",
+        "cache = weights: from here a step reads more cache than weights; before: from here a step of the line's "
+        "mechanism has the lower floor. Memory is not asked: the batch may not fit there",
     )
 
 
-def _crossing(found: dict[tuple[str, str], float | None], first: str, second: str, shortest: int) -> str:
-    if (first, second) not in found:
+def _crossing(found: dict[tuple[Any, ...], float | None], key: tuple[Any, ...]) -> str:
+    if key not in found:
         return ""
-    context = found[first, second]
+    context, shortest = found[key], key[2]
     if context is None:
         return "never"
     return "always" if context <= shortest else f"{context:,.0f}"

@@ -97,6 +97,7 @@ def test_a_crossing_is_where_maxima_of_lines_meet_for_the_last_time():
     assert faster_from(steep, flat, 1) is None
     assert faster_from([(0.0, 1.0)], [(1.0, 1.0)], 1) == 1.0
     assert faster_from([(0.0, 1.0)], [(0.0, 1.0)], 1) is None
+    assert faster_from([(0.0, 1.0)], [(1.0, 1.0 + 1e-14)], 1) == 1.0  # rounding is no crossing
 
 
 def test_no_published_figure_lies_above_its_ceiling():
