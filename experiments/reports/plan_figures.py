@@ -20,13 +20,21 @@ def draw_plan(rows: Sequence[Row], directory: Path) -> Path | None:
     A line ends where nothing fits. None where nothing fits at all.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     fitting = [row for row in rows if row.get("largest_batch")]
     if not fitting:
         return None
     varying = [name for name in PANEL if len({row[name] for row in fitting}) > 1]
     panels = list(dict.fromkeys(tuple(row[name] for name in varying) for row in fitting))
-    names = list(dict.fromkeys(row["mechanism"] for row in rows))
+    styles: dict[str, dict[str, Any]] = {
+        name: {
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 4,
+            "color": MECHANISM_COLOURS.get(name.partition("-")[0], BLACK),
+        }
+        for number, name in enumerate(dict.fromkeys(row["mechanism"] for row in fitting))
+    }
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
     lines = -(-len(panels) // columns)
     with figure_style():
@@ -35,21 +43,15 @@ def draw_plan(rows: Sequence[Row], directory: Path) -> Path | None:
         )
         for axis, panel in zip(axes.flat, panels, strict=False):
             here = [row for row in fitting if tuple(row[name] for name in varying) == panel]
-            for number, name in enumerate(names):
+            for name in styles:
                 own = sorted((row for row in here if row["mechanism"] == name), key=lambda row: row["context"])
-                style: dict[str, Any] = {
-                    "marker": MARKERS[number % len(MARKERS)],
-                    "markersize": 4,
-                    "color": MECHANISM_COLOURS.get(name.partition("-")[0], BLACK),
-                }
                 for column, width in (
                     ("tokens_per_second_ceiling_at_largest", 1.6),
                     ("tokens_per_second_ceiling", 0.6),
                 ):
                     points = [(row["context"], row[column]) for row in own if column in row]
-                    label = name.upper() if width > 1 and panel == panels[0] else None
                     if points:
-                        axis.plot(*zip(*points, strict=True), linewidth=width, label=label, **style)
+                        axis.plot(*zip(*points, strict=True), linewidth=width, **styles[name])
             contexts = sorted({row["context"] for row in rows})
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
@@ -64,5 +66,8 @@ def draw_plan(rows: Sequence[Row], directory: Path) -> Path | None:
             axis.set_ylabel("tokens per second, at most")
         batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in rows}))
         figure.supxlabel(f"thick: the largest batch that fits; thin: batch {batches}", fontsize=8)
-        figure.legend(loc="outside right upper")
+        figure.legend(
+            handles=[Line2D([], [], label=name.upper(), **style) for name, style in styles.items()],
+            loc="outside right upper",
+        )
         return save_figure(figure, directory / "tokens_per_second_ceiling")

@@ -50,7 +50,8 @@ def plan_table(rows: Sequence[Row]) -> RenderableType:
         sections,
         "per device: weights, and the cache of a token in all layers; fit: the most sequences of that context; "
         "tokens/s: a ceiling for all devices together, set by memory (m), compute (c) or link (l), in "
-        "brackets of the largest batch where the one of the run does not fit. Other contexts and parts of the times: results.json",
+        "brackets of the largest batch where the one of the run does not fit. Other contexts and "
+        "parts of the times: results.json",
     )
 
 
