@@ -16,13 +16,13 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.commands import Command
+from conf.override_rules import UserError, check_values, first_line, parse, refuse_resolvers, short
 from experiments.runs.identity import flatten, run_id
 
 CONF_DIRECTORY = Path(__file__).resolve().parent
@@ -32,10 +32,6 @@ PLUGIN_EXTRAS = {
     "hydra/launcher/ray": "ray",
     "hydra/sweeper/optuna": "optuna",
 }
-
-
-class UserError(Exception):
-    """A mistake of the user: one message with the value, what is allowed and how to mend it. Exit code 2."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,7 @@ def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tupl
     Raises UserError for anything that a user can mend. A sweeper that chooses its points while it runs (optuna) has
     no jobs to list beforehand: its first point is checked.
     """
-    parsed = _parse(overrides)
-    _refuse_deletions(parsed)
+    parsed = parse(overrides)
     _check_groups(parsed, command)
     swept = [override for override in parsed if override.is_sweep_override()]
     if swept and not multirun:
@@ -77,13 +72,14 @@ def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tupl
     params = full.hydra.sweeper.get("params") or {}
     given = {override.key_or_group for override in parsed}
     from_config = [f"{key}={value}" for key, value in params.items() if key not in given]
+    _check_keys(parse([*from_config, *overrides]), first)  # together: their jobs multiply
     return [_checked_job(command, list(job)) for job in expand([*from_config, *overrides])], True
 
 
 def expand(overrides: list[str]) -> list[tuple[str, ...]]:
     """The grid of a sweep in the order of Hydra's basic sweeper: the last swept key moves fastest."""
     grid: list[tuple[str, ...]] = [()]
-    for override in _parse(overrides):
+    for override in parse(overrides):
         key = override.get_key_element()
         if override.is_sweep_override():
             choices = [f"{key}={text}" for text in _sweep_texts(override)]
@@ -96,19 +92,27 @@ def expand(overrides: list[str]) -> list[tuple[str, ...]]:
 def typed(command: Command, config: DictConfig) -> Any:
     """The composed configuration as the command's dataclass. UserError for stray keys and impossible values."""
     schema = OmegaConf.structured(command.schema())
+    refuse_resolvers(_unresolved(config))
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_values(plain(config))
         merged = OmegaConf.merge(schema, values)
         for key, value in flatten(plain(config)).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{key}={value} is impossible: use a finite number")
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise UserError(_first_line(error)) from error
+        raise UserError(first_line(error)) from error
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(_unreadable(error)) from error
+
+
+def _unresolved(config: DictConfig) -> dict[str, Any]:
+    container = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items() if key != "hydra"}
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -142,30 +146,6 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     near = near or difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     near = near or [key for key in known if difflib.get_close_matches(last, [key.rsplit(".", 1)[-1]], cutoff=0.8)][:3]
     return f" Did you mean {' or '.join(near)}?" if near else ""
-
-
-def _parse(overrides: list[str]) -> list[Override]:
-    parsed = []
-    for text in overrides:
-        if "=" not in text[1:] and not text.startswith("~"):
-            raise UserError(f"{text!r} is no override: write key=value, such as seed=1 or attention=gla")
-        try:
-            parsed.extend(OverridesParser.create().parse_overrides([text]))
-        except HydraException as error:
-            key = text.split("=", 1)[0]
-            raise UserError(
-                f"{_short(text)!r} could not be read ({_short(_first_line(error))}): a value with odd characters needs "
-                f"quotes of its own inside those of the shell, '{key}=\"...\"'"
-            ) from error
-    return parsed
-
-
-def _refuse_deletions(parsed: list[Override]) -> None:
-    for override in parsed:
-        if override.type is OverrideType.DEL:
-            raise UserError(
-                f"{override.input_line}: a setting cannot be deleted; set it to a value, or to null where allowed"
-            )
 
 
 def _check_groups(parsed: list[Override], command: Command) -> None:
@@ -228,7 +208,7 @@ def _sweep_texts(override: Override) -> list[str]:
     try:
         return [str(text) for text in override.sweep_string_iterator()]
     except HydraException as error:
-        raise UserError(f"{override.input_line}: {_first_line(error)}") from error
+        raise UserError(f"{override.input_line}: {first_line(error)}") from error
 
 
 def _first_choice(override: Override) -> str:
@@ -245,33 +225,22 @@ def _is_group(text: str) -> bool:
 
 
 def _unreadable(error: OSError) -> str:
-    return f"{_short(str(error.filename))} cannot be read: {error.strerror}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    where = next((line for line in lines if line.startswith("full_key:")), "")
-    first = lines[0] if lines else type(error).__name__
-    return f"{where.removeprefix('full_key: ')}: {first}" if where else first
+    return f"{short(str(error.filename))} cannot be read: {error.strerror}"
 
 
 def _explain(error: BaseException) -> str:
-    first, cause = _first_line(error), error.__cause__
+    first, cause = first_line(error), error.__cause__
     plugin = re.search(r"Could not find '(hydra/(launcher|sweeper))/(\w+)'", str(error))
     if plugin and (text := _explain_plugin(*plugin.groups())):
         return text
     if cause is None or not str(cause):
         return first
     if (override := re.search(r"Error merging override \+*(\S+?)=(.*)", first)) is None:
-        return f"{first}: {_first_line(cause)}"
+        return f"{first}: {first_line(cause)}"
     key, value = override.groups()
     if re.search(r"is not a ListConfig|assign.* to ListConfig", str(cause)):
         return f"{key}={value} is no list, and this setting takes one: write '{key}=[{value}]'"
-    return f"{key}={value} is impossible: {_first_line(cause)}"
+    return f"{key}={value} is impossible: {first_line(cause)}"
 
 
 def _explain_plugin(group: str, kind: str, option: str) -> str | None:
