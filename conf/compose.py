@@ -190,6 +190,12 @@ def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> 
             known = [*keys, *(key.split(".")[0] for key in keys)]
             raise UserError(f"{other[1]} is no setting of this command.{suggestion(other[1], known)}") from error
         raise UserError(_explain(error)) from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Of Hydra or OmegaConf, which meet odd overrides unprepared: a mapping for null, a list for a group.
+        given = short(" ".join(overrides))
+        raise UserError(
+            f"{given} cannot be composed ({short(first_line(error))}): set single keys, key=value"
+        ) from error
 
 
 def _checked_job(command: Command, overrides: list[str]) -> Job:

@@ -70,9 +70,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     for key, value in flatten(dict(config)).items():
         for text in _texts(value):
             if "${" in text:
-                raise UserError(
-                    f"{key}={short(text)} would be resolved once more: a value cannot hold ${{...}} as text"
-                )
+                raise UserError(f"{key}={short(text)} would be resolved once more: no value may hold ${{...}} as text")
             if "\n" in text and key.rsplit(".", 1)[-1] in ONE_LINE:
                 raise UserError(f"{key}={short(text)!r} is impossible: a name or path has one line")
 
@@ -120,9 +118,7 @@ def _check_text(text: str) -> None:
     if deepest > MOST_BRACKETS:
         raise UserError(f"{text[:50]!r}... has {deepest} brackets within each other: {MOST_BRACKETS} are the most")
     if "_target_" in text:
-        raise UserError(
-            f"{short(text)}: _target_ names a class to make; choose among hydra/launcher= or hydra/sweeper="
-        )
+        raise UserError(f"{short(text)}: _target_ names a class to make: use hydra/launcher= or hydra/sweeper=")
 
 
 def _check_form(override: Override) -> None:

@@ -25,7 +25,19 @@ VALUES = (
     "\\${oc.env:HOME} '${oc.env:HOME}' 1,2 a,b range(0,10000000000) range(0,3) range(0,1,0) range(0,inf) range(nan,1) "
     "shuffle(range(0,99999999)) sort(3,1,2) choice(1,2) glob(*) glob(zz*) interval(0,1) tag(a,choice(1,2)) int(x) "
     "str([1,2]) extend_list(1) ../../x /etc/passwd ~ é 雪 \u202e =a a=b : , %00 gla local hub"
-).split() + ["", " ", "a\nb", "a\x00b", "\x1b[31m", "\ud800", "9" * 5000, "x" * 30_000, "[" * 2000, "{a:" * 300, "'a b'"]
+).split() + [
+    "",
+    " ",
+    "a\nb",
+    "a\x00b",
+    "\x1b[31m",
+    "\ud800",
+    "9" * 5000,
+    "x" * 30_000,
+    "[" * 2000,
+    "{a:" * 300,
+    "'a b'",
+]
 
 
 @st.composite
@@ -34,7 +46,9 @@ def command_lines(draw):
     name = draw(st.sampled_from(sorted(COMMANDS)))
     known = st.sampled_from(KEYS[name])
     groups = sorted(config_groups())
-    near = st.builds(lambda key, place: key[: place % len(key)] + key[place % len(key) + 1 :], known, st.integers(0, 40))
+    near = st.builds(
+        lambda key, place: key[: place % len(key)] + key[place % len(key) + 1 :], known, st.integers(0, 40)
+    )
     key = st.one_of(
         known,
         known,
@@ -70,7 +84,7 @@ def attack(examples: int):
     return settings(max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=checks)
 
 
-@attack(120)
+@attack(40)
 @given(line=command_lines())
 def test_any_overrides_give_jobs_or_one_line_and_write_nothing(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -95,12 +109,12 @@ REFUSED = {
     "a search path": (["hydra.searchpath=[file:///tmp]"], "hydra.mode may be set"),
     "variables for jobs": (["+hydra.job.env_set.LD_PRELOAD=/tmp/x.so"], "hydra.mode may be set"),
     "a group of Hydra's that logs": (["hydra/job_logging=default"], "hydra.mode may be set"),
-    "keys that a sweeper adds": (["-m", "+hydra.sweeper.params={hydra.run.dir: '/tmp'}"], "hydra.mode may be set"),
+    "a mapping for null": (["-m", "+hydra.sweeper.params={hydra.run.dir: '/tmp'}"], "cannot be composed"),
     "a group elsewhere": (["+attention@model=gla"], "without @model"),
     "a sweep without end": (["-m", "seed=range(0,10000000000)"], "10,000,000,000 jobs"),
     "a shuffled sweep without end": (["-m", "seed=shuffle(range(0,10000000000))"], "10,000,000,000 jobs"),
     "a product of sweeps": (["-m", "seed=range(0,100)", "training.tokens=range(4000,4100)"], "10,000 jobs"),
-    "a range to infinity": (["-m", "seed=range(0,inf)"], "could not be read"),
+    "a range to infinity": (["-m", "training.tokens=range(0,inf)"], "is no range"),
     "a range that stands still": (["-m", "seed=range(0,5,0)"], "is no range"),
     "brackets without end": (["data.path=" + "[" * 5000], "brackets within each other"),
     "a long text": (["data.path=" + "x" * 100_000], "are the most"),
@@ -127,7 +141,6 @@ def test_an_attack_is_one_line_with_exit_code_2_and_writes_nothing(attack_name, 
     [
         ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1"],
         ["hydra.mode=MULTIRUN", "seed=range(0,3)"],
-        ["+hydra.sweeper.params={seed: '1,2'}"],
         ["output_dir=runs/${seed}", "seed=0,1"],
     ],
 )
