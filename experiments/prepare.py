@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -86,9 +87,11 @@ def prepare_policy(config: PolicyTaskConfig, run: Run, device: torch.device) -> 
     run.console.print("[bold]policy[/]    is loaded", highlight=False)
     disable_progress_bar()  # loading takes no time worth a bar
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        # Said outright: transformers would ask at a terminal whether to run a folder's own code, and read pickles.
+        safely: dict[str, Any] = {"trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(path, **safely)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **safely)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"policy.path={path} cannot be loaded ({reason}): name a folder or hub model of transformers"

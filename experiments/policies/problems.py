@@ -76,7 +76,7 @@ def read_problem(path: str | Path) -> Problem:
 
 def problem_from_mapping(content: Mapping[str, Any], name: str) -> Problem:
     """A problem from plain nested lists, every shape and number checked. ValueError says what is wrong and allowed."""
-    unknown = [str(key) for key in content if key not in KEYS]
+    unknown = [_printable(key) for key in content if key not in KEYS]
     if unknown:
         raise ValueError(f"{', '.join(unknown)} is no key of a problem: use {', '.join(KEYS)}")
     missing = [key for key in ("rewards", "ground_truth_rewards") if key not in content]
@@ -122,12 +122,18 @@ def problem_from_mapping(content: Mapping[str, Any], name: str) -> Problem:
     return problem
 
 
+def _printable(key: Any) -> str:
+    """A key of the file in a message of one line: no line breaks, no escapes that a terminal would obey."""
+    text = str(key)
+    return (text if text.isprintable() else repr(text))[:100]
+
+
 def _unrepeated(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     """A mapping from its pairs. ValueError for a key given twice, of which the last would silently win."""
     mapping: dict[str, Any] = {}
     for key, value in pairs:
         if str(key) in mapping:
-            raise ValueError(f"{key} is given twice: give every key once")
+            raise ValueError(f"{_printable(key)} is given twice: give every key once")
         mapping[str(key)] = value
     return mapping
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from experiments.tasks.task import Floats, Outputs
 
@@ -150,8 +151,10 @@ def _loaded(path: str, revision: str | None, dtype: str, trust_remote_code: bool
         options["revision"] = revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=getattr(torch, dtype), **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=getattr(torch, dtype), use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "it needs code of its own: reward.hub.trust_remote_code=true, if you trust it"
         if "trust_remote_code" not in str(error):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from experiments.runs.files import flush_to_disk, read_json, sha256_of_file, write_json
@@ -70,7 +71,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError(f"{file} is missing")
         if file.stat().st_size != expected["bytes"] or sha256_of_file(file) != expected["sha256"]:
             raise ValueError(f"{file} is damaged: its size or SHA-256 is not what MANIFEST.json says")
-    tensors = load_file(path / "tensors.safetensors")
+    try:
+        tensors = load_file(path / "tensors.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{path / 'tensors.safetensors'} is no safetensors file ({error})") from error
     state = _put_tensors(read_json(path / "state.json"), tensors)
     assert isinstance(state, dict)
     return state
