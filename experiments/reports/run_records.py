@@ -237,6 +237,11 @@ def _moment(text: Any) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: names and reasons of a run directory may be anyone's."""
+    return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
+
+
 def _one_line(value: Any) -> str:
-    text = " ".join(str(value).split())
+    text = printable(" ".join(str(value).split()))
     return text if len(text) <= 160 else text[:157] + "..."

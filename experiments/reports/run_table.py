@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.reports.run_records import EMPTY, STALE, STATES, UNREADABLE, RunRecord, shown
+from experiments.reports.run_records import EMPTY, STALE, STATES, UNREADABLE, RunRecord, printable, shown
 
 STATE_COLOURS = {
     "finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", STALE: "yellow",
@@ -86,13 +86,14 @@ def runs_table(records: Sequence[RunRecord]) -> Table:
     table.add_column("what differs from the defaults; results", overflow="fold", ratio=1)
     for record in records:
         what = "  ".join(f"{_short_key(key)}={shown(value)}" for key, value in record.differences.items())
-        lines = [f"[cyan]{escape(what)}[/]" if what else "[dim]all defaults[/]" if record.settings else ""]
-        lines.append(escape(" · ".join(f"{_short_name(name)} {shown(v)}" for name, v in record.headlines.items())))
-        lines.append(f"[dim]{escape(record.problem)}[/]" if record.problem else "")
+        lines = [f"[cyan]{escape(printable(what))}[/]" if what else "[dim]all defaults[/]" if record.settings else ""]
+        results = " · ".join(f"{_short_name(name)} {shown(v)}" for name, v in record.headlines.items())
+        lines.append(escape(printable(results)))
+        lines.append(f"[dim]{escape(printable(record.problem))}[/]" if record.problem else "")
         colour = STATE_COLOURS.get(record.state, "red")
-        cells = [escape(record.id), *([escape(record.experiment)] if several else [])]
+        cells = [escape(printable(record.id)), *([escape(printable(record.experiment))] if several else [])]
         text = "\n".join(line for line in lines if line)
-        table.add_row(*cells, f"[{colour}]{record.state}[/]", age_of(record.age), text)
+        table.add_row(*cells, f"[{colour}]{escape(printable(record.state))}[/]", age_of(record.age), text)
     return table
 
 

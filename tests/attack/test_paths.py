@@ -15,7 +15,7 @@ def hostile_outputs(tmp_path):
     for name in NAMES:
         run = outputs / "train" / name.replace("/", "\u2215")
         run.mkdir(parents=True)
-        status = {"state": "failed", "heartbeat": "2026-01-01T00:00:00+00:00", "reason": name}
+        status = {"state": "failed" if "x" in name else name, "heartbeat": "2026-01-01T00:00:00+00:00", "reason": name}
         (run / "status.json").write_text(json.dumps(status))
         (run / "summary.json").write_text(json.dumps({name: 1.0, "eval/x/perplexity": name}))
         (run / "overrides.yaml").write_text(json.dumps({name: name}))

@@ -52,7 +52,11 @@ def test_a_run_and_its_wandb_files_hold_no_secret_of_the_machine(tmp_path):
 )
 def test_a_secret_in_a_setting_is_refused_without_being_shown(override, expected, rl_exp, tmp_path, monkeypatch):
     monkeypatch.setenv("DATABASE_PASSWORD", "planted-password")
-    for words in (["train", override], ["train", "-m", override, "seed=0,1"], ["train", override, "--cfg", "job"]):
+    for words in (
+        ["train", override],
+        ["train", "-m", override, "training.samples=1,2"],
+        ["train", override, "--cfg", "job"],
+    ):
         result = rl_exp(*words)
         assert result.exit_code == 2, result.output
         assert expected in " ".join(result.stderr.split()), result.stderr
