@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cli.completion import complete_override
+from experiments.runs.ranks import is_first_process, launched_by_torchrun
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -79,6 +80,7 @@ def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None
 
         show_plan(command, jobs, multirun)
         return
+    _check_processes(command, jobs, multirun)
     _run(command, task, flags, overrides, jobs, multirun)
 
 
@@ -126,10 +128,26 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Print one clear message to stderr and exit."""
+    """Print one clear message to stderr, once where torchrun started several processes, and exit."""
+    if not is_first_process():
+        raise typer.Exit(code)
     typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
     typer.echo(message, err=True)
     raise typer.Exit(code)
+
+
+def _check_processes(command: Command, jobs: list[Job], multirun: bool) -> None:
+    """Refuse a number of processes (torchrun's, or this one alone) that a job cannot use."""
+    from conf.compose import typed
+
+    launched = launched_by_torchrun()
+    if launched is not None and launched.size > 1 and multirun:
+        fail("a sweep under torchrun is impossible: give torchrun one job at a time")
+    for job in jobs:
+        try:
+            typed(command, job.config).check_processes(launched.size if launched else None)
+        except ValueError as error:
+            fail(str(error))
 
 
 def _run(
@@ -166,6 +184,8 @@ def _run(
         fail("the launcher ended before all jobs did; the same command continues the sweep", code=1)
     if sweep_directory is not None:
         raise typer.Exit(finish_sweep(command, jobs, sweep_directory))
+    if not is_first_process():
+        raise typer.Exit(0)  # a rank that could not finish has left by SystemExit; the status is the first rank's
     status = read_status(output_dir / command.experiment / jobs[0].run_id) or {}
     if status.get("state") == RunState.interrupted:
         raise typer.Exit(130)

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,10 @@ from cli.screens import show_document, show_end, show_finished_before, show_job,
 from conf.commands import COMMANDS
 from conf.compose import differences, plain, typed
 from experiments.runs.files import read_json
+from experiments.runs.follower_run import open_follower_run
 from experiments.runs.identity import run_id
-from experiments.runs.run import RunBusy, RunState, open_run, read_status
+from experiments.runs.ranks import Ranks, join_ranks
+from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
 
 if TYPE_CHECKING:
     from conf.commands import Command
@@ -29,16 +32,32 @@ logger = logging.getLogger(__name__)
 
 
 def perform(name: str, composed: DictConfig) -> Any:
-    """Do the job unless it is done. A failure is recorded and told, never raised: a sweep goes on with its others."""
-    command, beside_others = COMMANDS[name], _runs_beside_others()
+    """Do the job unless it is done. A failure is recorded and told, never raised: a sweep goes on with its others.
+
+    Of several ranks the first decides, writes and tells; the others compute with it, and leave by SystemExit(1) where it
+    cannot finish.
+    """
+    command = COMMANDS[name]
+    config = typed(command, composed)
+    ranks = join_ranks(config.device.value)
+    try:
+        if ranks.is_first:
+            return _lead(command, composed, config, ranks)
+        return _follow(command, composed, config, ranks)
+    finally:
+        ranks.close()
+
+
+def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> Any:
+    beside_others = _runs_beside_others()
     # Jobs that run at the same time share one screen: there each of them says when it begins and how it ended.
     console = Console(quiet=beside_others)
-    config = typed(command, composed)
     values = plain(composed)
     identity = run_id(values, config.input_files())
     output_dir = Path(config.output_dir)
     directory = output_dir / command.experiment / identity
     if _is_finished(directory) and not config.force:
+        ranks.broadcast({"state": RunState.finished})
         show_finished_before(console, directory)
         if not beside_others:
             show_document(directory)
@@ -60,10 +79,12 @@ def perform(name: str, composed: DictConfig) -> Any:
             group=_sweep_name(),
             force=config.force,
             console=console,
+            ranks=ranks,
         ) as run:
+            ranks.broadcast({"state": RunState.running, "attempt": run.attempt})
             show_start(run, _task_overrides())
-            function = getattr(importlib.import_module(f"experiments.{command.experiment}"), command.experiment)
-            summary = function(config, run)
+            summary = _experiment(command)(config, run)
+            ranks.barrier()
             run.write_json("summary.json", summary)
         show_end(console, directory)
         if beside_others:
@@ -74,10 +95,40 @@ def perform(name: str, composed: DictConfig) -> Any:
         console.print(f"interrupted: {directory} can be continued by the same command", markup=False, soft_wrap=True)
         raise
     except RunBusy as error:
+        ranks.broadcast({"state": "busy"})
         Console().print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     except Exception as error:
         _tell_failure(Console(), directory, error)
     return _objective(directory)
+
+
+def _follow(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> None:
+    """A rank after the first: its part of the computation, nothing else."""
+    try:
+        decision = ranks.broadcast()
+        if decision["state"] == RunState.finished:
+            return
+        if decision["state"] != RunState.running:
+            raise SystemExit(1)
+        with open_follower_run(
+            output_dir=Path(config.output_dir),
+            experiment=command.experiment,
+            run_id=run_id(plain(composed), config.input_files()),
+            seed=config.seed,
+            attempt=decision["attempt"],
+            ranks=ranks,
+        ) as run:
+            _experiment(command)(config, run)
+            ranks.barrier()
+    except Exception as error:  # told by the first rank, and in this rank's own log
+        raise SystemExit(1) from error
+
+
+def _experiment(command: Command) -> Callable[[Any, Run], dict[str, Any]]:
+    function: Callable[[Any, Run], dict[str, Any]] = getattr(
+        importlib.import_module(f"experiments.{command.experiment}"), command.experiment
+    )
+    return function
 
 
 def _tell_failure(console: Console, directory: Path, error: Exception) -> None:

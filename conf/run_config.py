@@ -53,6 +53,11 @@ class RunConfig:
         if not self.output_dir:
             raise ValueError("output_dir is empty: name a folder, such as outputs")
 
+    def check_processes(self, processes: int | None) -> None:
+        """Raise ValueError where this cannot run as so many processes of torchrun; None is no torchrun at all."""
+        if processes is not None and processes > 1:
+            raise ValueError(f"torchrun started {processes} processes, and this command uses one: start it alone")
+
     def input_files(self) -> list[Path]:
         """Files of the user that the configuration names; their contents are part of a run's identity."""
         return []

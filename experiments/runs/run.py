@@ -42,6 +42,7 @@ from experiments.runs.files import read_json, write_in_place, write_json, write_
 from experiments.runs.identity import content_hash
 from experiments.runs.manifest import describe_environment, now
 from experiments.runs.metrics import JsonlSink, WandbSink, choose_wandb_mode
+from experiments.runs.ranks import Ranks
 from experiments.runs.seeds import SeedStreams
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ class Run:
         artifacts: ArtifactStore,
         console: Console,
         attempt: int,
+        ranks: Ranks | None = None,
+        metrics: JsonlSink | None = None,
     ) -> None:
         self.directory = directory
         self.id = run_id
@@ -83,11 +86,12 @@ class Run:
         self.artifacts = artifacts
         self.console = console
         self.attempt = attempt
+        self.ranks = ranks or Ranks()
         self.checkpoints = directory / "checkpoints"
         self.figures = directory / "figures"
         self.stop_requested = False
         self._finishes_steps = False
-        self._metrics = JsonlSink(directory / "metrics.jsonl")
+        self._metrics = metrics or JsonlSink(directory / "metrics.jsonl")
         self._wandb: WandbSink | None = None
         self._last_heartbeat = 0.0
         self.manifest: dict[str, Any] = {}
@@ -292,6 +296,7 @@ def open_run(
     group: str | None = None,
     force: bool = False,
     console: Console | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[Run]:
     """Take a run directory, and leave it finished, failed or interrupted.
 
@@ -324,6 +329,7 @@ def open_run(
             artifacts=ArtifactStore(output_dir / "artifacts"),
             console=console or Console(),
             attempt=attempt,
+            ranks=ranks,
         )
         run.write_status(RunState.running)
         identity = {
@@ -334,7 +340,7 @@ def open_run(
             "started": now(),
         }
         run.add_to_manifest(**identity, config_hash=content_hash(config), **describe_environment())
-        with _logging_to(directory / "logs" / f"attempt_{attempt}.log"), _signals_to(run):
+        with logging_to(directory / "logs" / f"attempt_{attempt}.log"), signals_to(run):
             run.start_wandb(config, tracking, group)
             yield from _guarded(run)
     finally:
@@ -344,16 +350,19 @@ def open_run(
 def _guarded(run: Run) -> Iterator[Run]:
     try:
         yield run
-    except (KeyboardInterrupt, SystemExit) as error:
-        # rich exits when nobody reads its output any more: `rl-exp train ... | head`
-        cause = "a signal" if isinstance(error, KeyboardInterrupt) else "the end of its output"
-        logger.info("interrupted by %s", cause)
-        _close_after(run, RunState.interrupted, f"interrupted by {cause}; the same command continues it")
-        raise
-    except BaseException as error:
-        logger.exception("the run failed")
-        _close_after(run, RunState.failed, f"{type(error).__name__}: {error}")
-        raise
+    except BaseException as raised:
+        error = run.ranks.cause_of(raised)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            # rich exits when nobody reads its output any more: `rl-exp train ... | head`
+            cause = "a signal" if isinstance(error, KeyboardInterrupt) else "the end of its output"
+            logger.info("interrupted by %s", cause)
+            _close_after(run, RunState.interrupted, f"interrupted by {cause}; the same command continues it")
+        else:
+            logger.exception("the run failed")
+            _close_after(run, RunState.failed, f"{type(error).__name__}: {error}")
+        if error is raised:
+            raise
+        raise error from raised
     summary_path = run.directory / "summary.json"
     try:
         run.close(RunState.finished, read_json(summary_path) if summary_path.exists() else {})
@@ -381,7 +390,8 @@ def _clear(directory: Path) -> None:
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
+def logging_to(path: Path) -> Iterator[None]:
+    """Inside, all log records of this process also go to the file."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
@@ -397,7 +407,8 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_to(run: Run) -> Iterator[None]:
+def signals_to(run: Run) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM are the run's."""
     # Python allows signal handlers in the main thread only; a launcher may run jobs elsewhere.
     if threading.current_thread() is not threading.main_thread():
         yield
