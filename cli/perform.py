@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 def perform(name: str, composed: DictConfig) -> Any:
     """Do the job unless it is done. A failure is recorded and told, never raised: a sweep goes on with its others.
 
-    Of several ranks the first decides, writes and tells; the others compute with it, and leave by SystemExit(1) where it
-    cannot finish.
+    Of several ranks the first decides, writes and tells; the others compute with it, and leave by SystemExit(1) where
+    they cannot finish.
     """
     command = COMMANDS[name]
     config = typed(command, composed)

@@ -136,7 +136,7 @@ class TorchRanks(Ranks):
 
     def _leave_word(self, word: str) -> None:
         try:
-            self._store.set(f"word/{self.rank}", word)
+            self._store.set(f"rl-exp/word/{self.rank}", word)
         except RuntimeError:
             return  # torchrun, which keeps the store, is gone as well
 
@@ -144,7 +144,9 @@ class TorchRanks(Ranks):
         others = [rank for rank in range(self.size) if rank != self.rank]
         try:
             return {
-                rank: self._store.get(f"word/{rank}").decode() for rank in others if self._store.check([f"word/{rank}"])
+                rank: self._store.get(f"rl-exp/word/{rank}").decode()
+                for rank in others
+                if self._store.check([f"rl-exp/word/{rank}"])
             }
         except RuntimeError:
             return {}
@@ -167,16 +169,15 @@ def join_ranks(device: str = "cpu") -> Ranks:
         return Ranks()
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     backend = "gloo"
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(launched.local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=TIMEOUT
-    )
-    return TorchRanks(rank, size, dist.PrefixStore("rl-exp", store))
+    store, rank, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    return TorchRanks(rank, size, store)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
