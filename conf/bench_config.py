@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from conf.plan_config import PlanConfig
 from conf.run_config import Device, RunConfig
 from conf.train_config import AttentionConfig, ModelConfig, TrainConfig
+from experiments.decoding.cost_model import device_shape
 from experiments.models.shapes import LATENT, AttentionMechanism, AttentionShape, ModelShape
 
 LARGEST_PAGE = 64
@@ -37,6 +38,13 @@ class BenchMode(Enum):
     generate = "generate"
     serving = "serving"
     plan = "plan"
+
+
+class Parallel(Enum):
+    """`tensor`: heads are split over the processes of torchrun (mode=attention)."""
+
+    none = "none"
+    tensor = "tensor"
 
 
 class StorageDtype(Enum):
@@ -189,6 +197,7 @@ class BenchConfig(RunConfig):
     """`rl-exp bench`: decode speed and cache bytes of attention mechanisms against the limit of the machine."""
 
     mode: BenchMode = BenchMode.attention
+    parallel: Parallel = Parallel.none
     model: ModelConfig = field(default_factory=ModelConfig)
     bench: GridConfig = field(default_factory=GridConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
@@ -206,6 +215,8 @@ class BenchConfig(RunConfig):
             raise ValueError(
                 "device=cuda is impossible: kernels and ceilings of rl-exp bench are the processor's, so far"
             )
+        if self.parallel is Parallel.tensor:
+            self._refuse_other_parallel_runs()
         ours = (BenchKernel.cpu, BenchKernel.reference)
         if self.mode is BenchMode.attention:
             if self.bench.policy is not None:
@@ -223,6 +234,33 @@ class BenchConfig(RunConfig):
                 f"bench.policy={self.bench.policy} holds no model: name the model folder of a trained run, such as "
                 "outputs/train/<run id>/model"
             )
+
+    def _refuse_other_parallel_runs(self) -> None:
+        if self.mode is not BenchMode.attention:
+            raise ValueError(f"parallel=tensor is impossible with mode={self.mode.value}: use mode=attention")
+        if self.bench.page_size != [None]:
+            raise ValueError(
+                "bench.page_size is impossible with parallel=tensor: its caches are contiguous, use [null]"
+            )
+        if not set(self.bench.kernel) <= {BenchKernel.cpu, BenchKernel.reference}:
+            raise ValueError(
+                f"bench.kernel={_shown(self.bench.kernel)} is impossible with parallel=tensor: add 'bench.kernel=[cpu]'"
+            )
+
+    def check_processes(self, processes: int | None) -> None:
+        """See `RunConfig`: tensor parallelism needs torchrun, and as many processes as its heads split over."""
+        if self.parallel is not Parallel.tensor:
+            super().check_processes(processes)
+            return
+        if processes is None:
+            raise ValueError(
+                "parallel=tensor needs several processes: torchrun --nproc-per-node 2 -m cli.main bench parallel=tensor 'bench.kernel=[cpu]'"
+            )
+        for name in self.bench.mechanism:
+            try:
+                device_shape(self.attention_shape(name), processes)
+            except ValueError as error:
+                raise ValueError(f"{name} over {processes} processes of torchrun: {error}") from None
 
     def attention_shape(self, name: str) -> AttentionShape:
         """The layer of mechanism `name` (gta, gqa-8) at the size of `model`."""

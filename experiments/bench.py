@@ -23,13 +23,14 @@ import torch
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from conf.bench_config import BenchConfig, BenchMode, LengthConfig
+from conf.bench_config import BenchConfig, BenchMode, LengthConfig, Parallel
 from experiments.bench_modes.attention import AttentionSetting, measure_attention
 from experiments.bench_modes.devices import bytes_per_device
 from experiments.bench_modes.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
 from experiments.bench_modes.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
 from experiments.bench_plan import plan
 from experiments.bench_records import log_rows, send_media, write_parquet
+from experiments.bench_tensor_parallel import bench_tensor_parallel
 from experiments.decoding.machine import Ceilings, measure_ceilings
 from experiments.models.configuration import SHAPE_FIELDS, RlExpConfig
 from experiments.models.initialisation import initialise
@@ -51,6 +52,8 @@ def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
     """Measure, print, draw, record; returns the summary. `results.json` is the document of the last line."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.parallel is Parallel.tensor:
+        return bench_tensor_parallel(config, run, attention_shapes(config), paper_xl_shapes())
     run.resume_metrics(0)
     if config.mode is BenchMode.plan:
         planned = map(config.planned_shape, config.bench.mechanism)

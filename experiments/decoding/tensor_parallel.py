@@ -142,14 +142,39 @@ class TensorParallelDecoder:
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """Append `tokens` [B, T] to all sequences; returns their logits [B, T, vocabulary] in fp32."""
-        step = self.cache.reserve(tokens.shape[1])
-        config, decoder = self.model.config, self.model.decoder
-        rotation = rotation_at(step.positions, self.shape.rope_dim, config.rope_base, torch.float32)
+        step, rotation = self._reserve(tokens.shape[1])
+        decoder = self.model.decoder
         hidden = decoder.embedding(tokens).float()
         for index, block in enumerate(decoder.blocks):
             hidden = hidden + self._sum(self._attention(block, hidden, rotation, step, index))
             hidden = hidden + self._sum(block.feed_forward(block.feed_forward_norm(hidden)))
         return self.model.head(decoder.norm(hidden))
+
+    @torch.no_grad()
+    def fill_attention(self, hidden: Tensor) -> None:
+        """Append inputs [B, T, d] of the first layer to its cache without attending: a context to be read later."""
+        step, rotation = self._reserve(hidden.shape[1])
+        block = self.model.decoder.blocks[0]
+        self._append(block.attention.project(block.attention_norm(hidden), rotation).states, step, 0)
+
+    @torch.no_grad()
+    def step_attention(self, hidden: Tensor, *, whole: bool = False) -> Tensor:
+        """The first layer's attention alone, for inputs [B, T, d]: outputs [B, T, d], equal on every rank.
+
+        `whole` is for a model that is not split: there is nothing to sum, whatever the process group.
+        """
+        step, rotation = self._reserve(hidden.shape[1])
+        partial = self._attention(self.model.decoder.blocks[0], hidden, rotation, step, 0)
+        return partial if whole else self._sum(partial)
+
+    def _reserve(self, tokens: int) -> tuple[CacheStep, Rotation | None]:
+        step = self.cache.reserve(tokens)
+        return step, rotation_at(step.positions, self.shape.rope_dim, self.model.config.rope_base, torch.float32)
+
+    def _append(self, states: tuple[Tensor, Tensor], step: CacheStep, index: int) -> None:
+        kinds = self.shape.cached_states()
+        by_head = [state.unflatten(-1, (kind.heads, kind.dim)) for state, kind in zip(states, kinds, strict=False)]
+        step.append(index, by_head)
 
     def _attention(
         self, block: Block, hidden: Tensor, rotation: Rotation | None, step: CacheStep, index: int
@@ -157,9 +182,7 @@ class TensorParallelDecoder:
         """The rank's part of a layer's attention output, [B, T, d]."""
         attention: Attention = block.attention
         queries, states, gate = attention.project(block.attention_norm(hidden), rotation)
-        kinds = self.shape.cached_states()
-        by_head = [state.unflatten(-1, (kind.heads, kind.dim)) for state, kind in zip(states, kinds, strict=False)]
-        step.append(index, by_head)
+        self._append(states, step, index)
         if attention.rotates_on_reading:
             heads = self._attend_rotating(attention, queries, step, index)
         else:

@@ -76,6 +76,10 @@ class Ranks:
     def barrier(self) -> None:
         """Wait until every rank is here."""
 
+    def largest(self, values: list[float]) -> list[float]:
+        """Of every number the largest on any rank."""
+        return values
+
     def cause_of(self, error: BaseException) -> BaseException:
         """What really ended this rank: `error` itself, or what happened to another rank."""
         return error
@@ -110,6 +114,15 @@ class TorchRanks(Ranks):
         import torch.distributed as dist
 
         dist.all_reduce(torch.zeros(1))  # dist.barrier() would want a GPU where there is NCCL
+
+    def largest(self, values: list[float]) -> list[float]:
+        """See `Ranks`."""
+        import torch
+        import torch.distributed as dist
+
+        every = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(every, dist.ReduceOp.MAX)
+        return [float(value) for value in every]
 
     def cause_of(self, error: BaseException) -> BaseException:
         """See `Ranks`. A rank that loses a peer gets an error of its connection, or torchrun's SIGTERM, or both.

@@ -1,0 +1,99 @@
+"""One layer's attention split over ranks: bytes that each rank allocates, difference to the whole layer, slowest rank.
+
+Every rank makes the same whole layer from the same seed, takes its slices, fills both caches with the same tokens and
+steps both; the rank's partial output is all-reduced after the output projection.
+
+Legend: B sequences, T query length, d hidden size.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..decoding.cost_model import cached_bytes_per_token, duplication_factor
+from ..decoding.tensor_parallel import TensorParallelDecoder, shard_model
+from ..models.configuration import SHAPE_FIELDS, RlExpConfig
+from ..models.initialisation import initialise
+from ..models.shapes import AttentionShape
+from ..models.transformer import RlExpForCausalLM
+from ..runs.ranks import Ranks
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardedSetting:
+    """One cell: the layer of `mechanism`, and how it decodes."""
+
+    mechanism: str
+    shape: AttentionShape
+    batch: int
+    context: int
+    query_length: int
+    dtype: str
+    kernel: str
+
+
+def measure_sharded(setting: ShardedSetting, ranks: Ranks, *, rounds: int, seed: int) -> dict[str, Any]:
+    """The same row on every rank. Bytes are per token and layer; seconds the median over rounds of the slowest rank."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = _one_layer(setting.shape, ranks.size, generator)
+    largest = setting.context + setting.query_length * rounds
+    options: dict[str, Any] = {"batch_size": setting.batch, "max_length": largest, "dtype": DTYPES[setting.dtype]}
+    expected = TensorParallelDecoder(whole, kernel=setting.kernel, **options)
+    decoder = TensorParallelDecoder(shard_model(whole, ranks.rank, ranks.size), kernel=setting.kernel, **options)
+    before = torch.randn(setting.batch, setting.context, setting.shape.hidden_size, generator=generator)
+    decoder.fill_attention(before)
+    expected.fill_attention(before)
+    seconds, difference, scale = [], 0.0, 0.0
+    for _ in range(rounds):
+        hidden = torch.randn(setting.batch, setting.query_length, setting.shape.hidden_size, generator=generator)
+        ranks.barrier()
+        start = time.perf_counter()
+        output = decoder.step_attention(hidden)
+        seconds.append(time.perf_counter() - start)
+        alone = expected.step_attention(hidden, whole=True)
+        difference = max(difference, float((output - alone).abs().max()))
+        scale = max(scale, float(alone.abs().max()))
+    slowest = torch.tensor(ranks.largest(seconds))
+    allocated = decoder.cache.allocated_bytes() / (setting.batch * largest)
+    every = ranks.largest([allocated, -allocated, difference])
+    element = DTYPES[setting.dtype].itemsize
+    median = float(slowest.median())
+    return {
+        "mechanism": setting.mechanism,
+        "batch": setting.batch,
+        "context": setting.context,
+        "query_length": setting.query_length,
+        "dtype": setting.dtype,
+        "kernel": setting.kernel,
+        "tensor_parallel": ranks.size,
+        "status": "measured",
+        "bytes": every[0],
+        "least_bytes": -every[1],  # of any rank
+        "predicted_bytes": cached_bytes_per_token(setting.shape, element_bytes=element, tensor_parallel=ranks.size),
+        "whole_bytes": expected.cache.allocated_bytes() / (setting.batch * largest),
+        "duplication_factor": duplication_factor(setting.shape, ranks.size),
+        "largest_difference": every[2],  # of outputs in fp32
+        "largest_output": scale,
+        "seconds": median,
+        "tokens_per_second": setting.batch * setting.query_length / median,
+    }
+
+
+def _one_layer(shape: AttentionShape, ranks: int, generator: torch.Generator) -> RlExpForCausalLM:
+    """A model whose only layer has this attention, and as little else as there can be."""
+    config = RlExpConfig(
+        attention=str(shape.mechanism.value),
+        layers=1,
+        vocab_size=8,
+        feed_forward_dim=ranks,
+        **{name: getattr(shape, name) for name in SHAPE_FIELDS},
+    )
+    model = RlExpForCausalLM(config)
+    initialise(model, generator)
+    return model.eval()

@@ -1,0 +1,95 @@
+"""`rl-exp bench parallel=tensor` under a real torchrun with two gloo ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+WORDS = (
+    *("bench", "parallel=tensor", "model=nano", "bench.kernel=[reference]", "bench.mechanism=[mha,gqa,gta,mla,gla]"),
+    *("bench.batch=[2]", "bench.context=[12]", "bench.query_length=[2]", "bench.rounds=3", "tracking.mode=disabled"),
+)
+
+
+def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "cli.main",
+            *words,
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def parallel_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tensor")
+    return folder, torchrun(folder, *WORDS)
+
+
+def rows_of(parallel_run) -> list[dict]:
+    result = parallel_run[1]
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads(result.stdout.splitlines()[-1])["rows"]
+
+
+def test_two_ranks_give_the_outputs_of_the_whole_layer(parallel_run):
+    for row in rows_of(parallel_run):
+        assert row["tensor_parallel"] == 2
+        assert row["largest_output"] > 1e-3
+        assert row["largest_difference"] < 1e-5 * row["largest_output"], row
+
+
+def test_every_rank_allocates_the_predicted_bytes_and_only_copies_keep_them_from_halving(parallel_run):
+    rows = {(row["mechanism"], row["dtype"]): row for row in rows_of(parallel_run)}
+    assert len(rows) == 5 * 2
+    for row in rows.values():
+        assert row["least_bytes"] == row["bytes"] == row["predicted_bytes"]
+    rope_key = 4 * 4  # bytes in fp32 of the key that every rank keeps whole: half of nano's head dim of 8
+    assert rows["mla", "fp32"]["bytes"] == rows["mla", "fp32"]["whole_bytes"]
+    assert rows["gqa-4", "fp32"]["bytes"] == rows["gqa-4", "fp32"]["whole_bytes"] / 2
+    gla = rows["gla-2", "fp32"]
+    assert gla["bytes"] - rope_key == (gla["whole_bytes"] - rope_key) / 2
+
+
+def test_the_first_rank_alone_speaks_and_a_finished_run_is_not_computed_again(parallel_run):
+    folder, result = parallel_run
+    assert result.stdout.count("one attention layer over 2 ranks") == 1
+    again = torchrun(folder, *WORDS)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("is finished already") == 1
+
+
+def test_without_torchrun_it_is_one_line_that_names_torchrun(rl_exp, tmp_path):
+    result = rl_exp(*WORDS)
+    assert result.exit_code == 2, result.output
+    assert "torchrun --nproc-per-node 2 -m cli.main bench parallel=tensor" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("rank", "says"), [(0, True), (1, False)])
+def test_heads_that_do_not_split_are_refused_by_the_first_rank_alone(rank, says, rl_exp, tmp_path, monkeypatch):
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    result = rl_exp(*WORDS)
+    assert result.exit_code == 2, result.output
+    assert ("do not split over tensor_parallel=3" in result.stderr) is says
+    assert bool(result.output.strip()) is says
+    assert list(tmp_path.iterdir()) == []
