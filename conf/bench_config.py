@@ -254,7 +254,8 @@ class BenchConfig(RunConfig):
             return
         if processes is None:
             raise ValueError(
-                "parallel=tensor needs several processes: torchrun --nproc-per-node 2 -m cli.main bench parallel=tensor 'bench.kernel=[cpu]'"
+                "parallel=tensor needs several processes: "
+                "torchrun --nproc-per-node 2 -m cli.main bench parallel=tensor 'bench.kernel=[cpu]'"
             )
         for name in self.bench.mechanism:
             try:

@@ -17,7 +17,9 @@ WORDS = (
 )
 
 
-def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    folder: Path, *words: str, module: tuple[str, ...] = ("-m", "cli.main")
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             sys.executable,
@@ -93,3 +95,45 @@ def test_heads_that_do_not_split_are_refused_by_the_first_rank_alone(rank, says,
     assert ("do not split over tensor_parallel=3" in result.stderr) is says
     assert bool(result.output.strip()) is says
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_rank_ends_the_run_as_failed_with_exit_code_1(tmp_path):
+    killer = tmp_path / "killer.py"  # the command line, whose second rank dies in its third collective
+    killer.write_text(
+        "import os, signal\n"
+        "from experiments.runs.ranks import TorchRanks\n"
+        "original, calls = TorchRanks.barrier, []\n"
+        "def barrier(ranks):\n"
+        "    calls.append(1)\n"
+        "    if ranks.rank == 1 and len(calls) == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    original(ranks)\n"
+        "TorchRanks.barrier = barrier\n"
+        "from cli.main import main\n"
+        "main()\n"
+    )
+    result = torchrun(tmp_path, *WORDS, module=("killer.py",))
+    assert result.returncode == 1
+    assert result.stdout.count("a rank was killed (of 2") == 1, result.stdout + result.stderr
+    (status,) = (tmp_path / "outputs" / "bench").glob("*/status.json")
+    assert json.loads(status.read_text())["state"] == "failed"
+
+
+def test_the_first_rank_tells_what_failed_on_another(tmp_path):
+    failing = tmp_path / "failing.py"
+    failing.write_text(
+        "from experiments.runs.ranks import TorchRanks\n"
+        "original = TorchRanks.barrier\n"
+        "def barrier(ranks):\n"
+        "    if ranks.rank == 1:\n"
+        "        raise ValueError('a reason of its own')\n"
+        "    original(ranks)\n"
+        "TorchRanks.barrier = barrier\n"
+        "from cli.main import main\n"
+        "main()\n"
+    )
+    result = torchrun(tmp_path, *WORDS, module=("failing.py",))
+    assert result.returncode == 1
+    assert result.stdout.count("rank 1 of 2 failed: ValueError: a reason of its own") == 1, (
+        result.stdout + result.stderr
+    )
