@@ -79,6 +79,7 @@ def open_follower_run(
         try:
             yield run
         except BaseException as raised:
+            run.ending = True
             error = ranks.cause_of(raised)
             logger.exception("this rank ended")
             if error is raised:

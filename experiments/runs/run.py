@@ -90,6 +90,7 @@ class Run:
         self.checkpoints = directory / "checkpoints"
         self.figures = directory / "figures"
         self.stop_requested = False
+        self.ending = False  # with other ranks: what ended the run is being told, and torchrun's SIGTERM is no news
         self._finishes_steps = False
         self._metrics = metrics or JsonlSink(directory / "metrics.jsonl")
         self._wandb: WandbSink | None = None
@@ -175,6 +176,8 @@ class Run:
             self._finishes_steps = False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.ending:
+            return
         if self._finishes_steps and not self.stop_requested:
             self.stop_requested = True
             self.console.print("stopping: finishing this step and saving (again to stop at once)")
@@ -351,6 +354,7 @@ def _guarded(run: Run) -> Iterator[Run]:
     try:
         yield run
     except BaseException as raised:
+        run.ending = run.ranks.size > 1
         error = run.ranks.cause_of(raised)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             # rich exits when nobody reads its output any more: `rl-exp train ... | head`
@@ -418,4 +422,4 @@ def signals_to(run: Run) -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if run.ending else handler)
