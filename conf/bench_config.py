@@ -48,10 +48,11 @@ class Parallel(Enum):
 
 
 class StorageDtype(Enum):
-    """How a cache stores its elements; arithmetic is fp32 in both."""
+    """How a cache stores its elements; arithmetic is fp32 in all."""
 
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"
 
 
 class BenchKernel(Enum):
@@ -311,7 +312,7 @@ class BenchConfig(RunConfig):
 
     def _refuse_grid_beyond_memory(self) -> None:
         """A grid of which no cell could ever fit; single cells that do not fit are left out, and said, by the run."""
-        element = {StorageDtype.fp32: 4, StorageDtype.bf16: 2}
+        element = {StorageDtype.fp32: 4, StorageDtype.bf16: 2, StorageDtype.fp16: 2}
         needed, name = min(
             (self.attention_shape(name).cached_elements() * min(element[dtype] for dtype in self.bench.dtype), name)
             for name in self.bench.mechanism

@@ -33,7 +33,7 @@ from ..models.shapes import AttentionShape
 OUR_KERNELS = ("cpu", "reference")
 # What a kernel's name stands for: of several stock paths the faster one is reported.
 STOCK_PATHS = {"sdpa": ("sdpa",), "flex": ("flex",), "matmul": ("matmul_query_key", "matmul_key_query")}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_ROUNDS = 3
 CACHE_SHARE = 0.25  # of the last-level cache: data up to this size stay there from call to call
 USUAL_CACHE_BYTES = 32 * 2**20  # where the system does not say

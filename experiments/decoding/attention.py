@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.shapes import AttentionShape
-from .cache import STORAGE_DTYPES, CacheLayer
+from .cache import STORAGE_DTYPES, CacheLayer, storage_names
 from .reference import reference_attend
 
 
@@ -39,8 +39,8 @@ def attend(
 
     Queries are in decode form (d_k = `shape.absorbed_key_dim`, d_v = `shape.absorbed_value_dim`): for MLA
     and GLA [absorbed un-rotated part (latent_dim) | rotated part], for GTA [un-rotated part | rotated
-    part], else the rotated head. Scores are scaled by `shape.softmax_scale`. Storage of bf16 is widened to
-    fp32 before any arithmetic (`triton` on a GPU multiplies in the storage's type: see `triton_attend`).
+    part], else the rotated head. Scores are scaled by `shape.softmax_scale`. Storage of bf16 or fp16 is widened
+    to fp32 before any arithmetic (`triton` on a GPU multiplies in the storage's type: see `triton_attend`).
 
     Raises ValueError where shapes, types or the kernel's name do not fit together.
     """
@@ -82,6 +82,6 @@ def _check(shape: AttentionShape, queries: Tensor, layer: CacheLayer, lengths: T
             f"which caches {shape.cached_elements()} per token"
         )
     if layer.storage.dtype not in STORAGE_DTYPES and queries.dtype != torch.float64:
-        raise ValueError(f"a cache stores torch.float32 or torch.bfloat16, not {layer.storage.dtype}")
+        raise ValueError(f"a cache stores {storage_names()}, not {layer.storage.dtype}")
     if layer.page_table.shape[0] != batch:
         raise ValueError(f"a page table of {layer.page_table.shape[0]} sequences does not fit {batch} lengths")

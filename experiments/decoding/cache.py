@@ -3,7 +3,7 @@
 Legend: B sequences the cache has room for, b sequences of one step, T new tokens of a step, P pages, S page
 size, E elements per row (see `layout`).
 
-Storage of a layer is [P, S, E], fp32 or bf16; `page_table[sequence, i]` is the page of tokens i*S .. i*S +
+Storage of a layer is [P, S, E], fp32, bf16 or fp16; `page_table[sequence, i]` is the page of tokens i*S .. i*S +
 S - 1. A contiguous cache is the same thing with one page of `max_length` tokens per sequence, so kernels
 know one form only. Lengths and page tables are shared by all layers, for all layers cache the same tokens:
 
@@ -26,8 +26,14 @@ from torch import Tensor
 
 from ..models.shapes import AttentionShape
 
-STORAGE_DTYPES = (torch.float32, torch.bfloat16)
+STORAGE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_PAGE = 64
+
+
+def storage_names() -> str:
+    """What a cache stores, in words."""
+    *others, last = map(str, STORAGE_DTYPES)
+    return f"{', '.join(others)} or {last}"
 
 
 class CacheFullError(RuntimeError):
@@ -70,7 +76,7 @@ class DecodeCache:
             if value < 1:
                 raise ValueError(f"{name}={value} is impossible: a cache needs at least 1")
         if dtype not in STORAGE_DTYPES:
-            raise ValueError(f"a cache stores torch.float32 or torch.bfloat16, not {dtype}")
+            raise ValueError(f"a cache stores {storage_names()}, not {dtype}")
         if page_size is not None and not 1 <= page_size <= LARGEST_PAGE:
             raise ValueError(f"page_size={page_size} is impossible: use 1 to {LARGEST_PAGE}, or None for no pages")
         if page_size is None and pages is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.shapes import AttentionShape
-from .cache import CacheLayer
+from .cache import STORAGE_DTYPES, CacheLayer
 from .cpu_library import cpu_library
 from .layout import row_layout
 from .reference import reference_attend
@@ -18,7 +18,7 @@ _NUMBERS = (
     *("batch", "query_length", "query_heads", "cached_heads"),
     *("n_states", "state_heads", "state_dims"),
     *("n_segments", "segment_states", "segment_widths", "value_state"),
-    *("pages", "page_size", "pages_per_sequence", "is_bf16", "threads"),
+    *("pages", "page_size", "pages_per_sequence", "element_type", "threads"),
 )
 _PAIRS = ("state_heads", "state_dims", "segment_states", "segment_widths")
 _POINTERS = ("storage", "page_table", "lengths", "queries", "outputs")
@@ -61,7 +61,7 @@ def cpu_attend(shape: AttentionShape, queries: Tensor, layer: CacheLayer, length
     problem = _Problem.from_buffer_copy(_problem_of(shape))
     problem.batch, problem.query_length = batch, query_length
     problem.pages, problem.page_size, problem.pages_per_sequence = *storage.shape[:2], page_table.shape[1]
-    problem.is_bf16 = storage.dtype == torch.bfloat16
+    problem.element_type = STORAGE_DTYPES.index(storage.dtype)  # `enum ElementType` has their order
     problem.threads = torch.get_num_threads()
     problem.storage, problem.page_table = storage.data_ptr(), page_table.data_ptr()
     problem.lengths, problem.queries, problem.outputs = lengths.data_ptr(), queries.data_ptr(), outputs.data_ptr()

@@ -41,9 +41,10 @@ def triton_attend(
 ) -> Tensor:
     """See `attention.attend`. CUDA tensors, or CPU tensors in Triton's interpreter.
 
-    On a GPU the products run in the storage's type on tensor cores: with a bf16 cache, queries and probabilities are
-    rounded to bf16; with an fp32 cache they are split into parts of tf32 (three products). Sums and the softmax are
-    fp32 throughout. The interpreter widens everything to fp32 first.
+    On a GPU the products run in the storage's type on tensor cores: with a bf16 or fp16 cache, queries and
+    probabilities are rounded to that type (fp16 queries must stay below 65504); with an fp32 cache they are split into
+    parts of tf32 (three products). Sums and the softmax are fp32 throughout. The interpreter widens everything to fp32
+    first.
 
     `blocks` overrides the table of `triton_blocks`, `multiprocessors` the device's own count; both change how the work
     is divided, not the result beyond rounding. Outputs of a sequence depend on its batch only through the split count.

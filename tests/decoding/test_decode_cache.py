@@ -137,7 +137,7 @@ def test_any_history_of_appends_and_rollbacks_leaves_the_surviving_tokens(page_s
     [
         ({"page_size": 65}, "page_size=65"),
         ({"page_size": 0}, "page_size=0"),
-        ({"dtype": torch.float16}, "float16"),
+        ({"dtype": torch.float64}, "float64"),
         ({"pages": 3}, "needs a page_size"),
         ({"max_length": 0}, "max_length=0"),
     ],

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.decoding.attention import attend
-from experiments.decoding.cache import CacheLayer
+from experiments.decoding.cache import STORAGE_DTYPES, CacheLayer
 
 KERNELS = ("reference", "cpu")
 
@@ -39,12 +39,28 @@ def test_page_size_does_not_change_the_result(kernel, page_size):
     assert_matches_oracle(case, kernel)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_bf16_storage_is_widened_exactly(kernel, mechanism):
+def test_half_precision_storage_is_widened_exactly(kernel, mechanism, dtype):
     """The oracle reads the same rounded rows, so only the arithmetic's own rounding is left."""
-    case = decode_case(small_shape(mechanism), [70, 2, 33], query_length=2, dtype=torch.bfloat16)
+    case = decode_case(small_shape(mechanism), [70, 2, 33], query_length=2, dtype=dtype)
     assert_matches_oracle(case, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("head_dim", [64, 62])
+def test_every_fp16_number_is_read_exactly(kernel, head_dim):
+    """Subnormals and the largest ones too: attention over one token gives its value."""
+    numbers = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.float16)
+    numbers = numbers[numbers.isfinite()][: 900 * head_dim].view(-1, 1, head_dim)
+    batch = len(numbers)
+    layer = CacheLayer(
+        torch.cat((torch.zeros_like(numbers), numbers), dim=-1), torch.arange(batch, dtype=torch.int32)[:, None]
+    )
+    queries, lengths = torch.zeros(batch, 1, 1, head_dim), torch.ones(batch, dtype=torch.int32)
+    outputs = attend(small_shape("mha", 1, head_dim), queries, layer, lengths, kernel=kernel)
+    assert torch.equal(outputs[:, 0], numbers.float())
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -84,7 +100,7 @@ def test_any_shape_matches_the_oracle(kernel, data):
     lengths = data.draw(st.lists(st.integers(0, 90), min_size=1, max_size=4))
     query_length = data.draw(st.integers(1, 5))
     page_size = data.draw(st.integers(1, 70))
-    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    dtype = data.draw(st.sampled_from(STORAGE_DTYPES))
     shape = small_shape(mechanism, heads * group, head_dim, heads, **fields)
     case = decode_case(shape, lengths, query_length=query_length, page_size=page_size, dtype=dtype)
     assert_matches_oracle(case, kernel)
@@ -110,7 +126,7 @@ def test_a_sequence_of_many_chunks_matches_the_oracle(mechanism):
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", STORAGE_DTYPES)
 def test_threads_and_neighbours_do_not_change_a_bit_of_a_sequences_result(mechanism, dtype):
     case = decode_case(small_shape(mechanism, 8), [700, 40, 1300], query_length=2, dtype=dtype)
     threads = torch.get_num_threads()

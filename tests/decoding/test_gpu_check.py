@@ -9,6 +9,7 @@ import torch
 from decode_cases import MECHANISMS, small_shape
 
 from experiments.decoding import gpu_check, gpu_tuning
+from experiments.decoding.cache import STORAGE_DTYPES
 from experiments.decoding.gpu_check import Budget, exit_code, run_groups, run_parity
 from experiments.decoding.gpu_goals import judge_goals, ratios
 from experiments.decoding.gpu_machine import CLOCK_FIELDS, GpuCeilings, clocks
@@ -114,7 +115,7 @@ def test_parity_covers_mechanisms_query_lengths_pages_and_types():
     assert {str(case.shape.mechanism) for case in cases} == {str(mechanism) for mechanism in MECHANISMS}
     assert {case.query_length for case in cases} >= {1, 2, 4}
     assert {case.page_size for case in cases} >= {None, 1, 16, 64}
-    assert {case.dtype for case in cases} == {torch.bfloat16, torch.float32}
+    assert {case.dtype for case in cases} == set(STORAGE_DTYPES)
     assert all(0 in case.lengths and 1 in case.lengths for case in cases)
     assert any(case.shape.group_size & (case.shape.group_size - 1) for case in cases), "every group is a power of two"
 

@@ -79,11 +79,12 @@ def test_splits_do_not_change_the_result(mechanism, multiprocessors):
     assert_matches_oracle(case, run(case, multiprocessors))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("multiprocessors", [ONE_SPLIT, MANY_SPLITS])
-def test_bf16_storage_is_widened_exactly(mechanism, multiprocessors):
+def test_half_precision_storage_is_widened_exactly(mechanism, multiprocessors, dtype):
     """The oracle reads the same rounded rows, so only the arithmetic's own rounding is left."""
-    case = decode_case(two_groups(mechanism), [40, 2], query_length=2, dtype=torch.bfloat16)
+    case = decode_case(two_groups(mechanism), [40, 2], query_length=2, dtype=dtype)
     assert_matches_oracle(case, run(case, multiprocessors))
 
 
@@ -121,7 +122,7 @@ def test_a_tied_state_that_is_all_key_or_all_value_matches_the_oracle(rope_dim):
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "dtype"), zip(["gqa", "gta", "mla", "gla"], 2 * list(STORAGE_DTYPES), strict=True)
+    ("mechanism", "dtype"), zip(["gqa", "gta", "mla", "gla"], [*STORAGE_DTYPES, torch.float16], strict=True)
 )
 def test_shapes_of_real_models_match_the_oracle_with_the_tables_blocks(mechanism, dtype):
     """12 heads of 64: groups of 3, 6 or 12, a latent of 256, all through the public interface."""
@@ -147,7 +148,7 @@ def test_any_shape_matches_the_oracle(data):
         data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=2)),
         query_length=data.draw(st.integers(1, 5)),
         page_size=data.draw(st.integers(1, 64)),
-        dtype=data.draw(st.sampled_from([torch.float32, torch.bfloat16])),
+        dtype=data.draw(st.sampled_from(STORAGE_DTYPES)),
     )
     blocks = Blocks(data.draw(st.sampled_from([16, 32])), data.draw(st.sampled_from([16, 32, 64])), 4, 1)
     outputs = run(case, data.draw(st.sampled_from([ONE_SPLIT, 20, MANY_SPLITS])), blocks)

@@ -9,13 +9,15 @@
 
 extern "C" {
 
+enum ElementType : int64_t { kFp32, kBf16, kFp16 };
+
 // One call; mirrored field by field by the Python side. Tensors are contiguous.
 struct Problem {
   int64_t batch, query_length, query_heads, cached_heads;
   int64_t n_states, state_heads[2], state_dims[2];
   int64_t n_segments, segment_states[2], segment_widths[2], value_state;
   int64_t pages, page_size, pages_per_sequence;
-  int64_t is_bf16, threads;
+  int64_t element_type, threads;
   const void* storage;        // [pages, page_size, row elements]
   const int32_t* page_table;  // [batch, pages_per_sequence]
   const int32_t* lengths;     // [batch]
@@ -51,7 +53,7 @@ struct Plan {
   int64_t row_bytes;
   bool unpadded;  // every state and segment is whole vectors: a tile row looks like a cache row
   bool by_row;    // one query row per cached head, eight heads at a time
-  bool direct;    // and fp32, or bf16 that is widened as often as it is used: tiles need no copy
+  bool direct;    // and fp32, or bf16 that is widened as often as it is used: tiles need no copy (fp16 has one)
   int64_t tile_elements;  // of a tile row
   int64_t tile_rows;
   Segment segments[2];
@@ -69,7 +71,7 @@ struct Plan {
       unpadded = unpadded && p.state_dims[s] % kWidth == 0;
     }
     for (int64_t i = 0; i < p.n_segments; ++i) unpadded = unpadded && p.segment_widths[i] % kWidth == 0;
-    row_bytes = row_elements * (p.is_bf16 ? 2 : 4);
+    row_bytes = row_elements * (p.element_type == kFp32 ? 4 : 2);
     int64_t offsets[2] = {0, 0};
     for (int64_t s = 0; s < p.n_states; ++s) {
       state_tile_dims[s] = unpadded ? p.state_dims[s] : round_up(p.state_dims[s], kWidth);
@@ -84,7 +86,8 @@ struct Plan {
       packed_row += segments[i].width;
     }
     by_row = group_rows == 1 && p.n_segments == 1 && p.cached_heads % 8 == 0 && segments[0].head_stride == packed_row;
-    direct = unpadded && (!p.is_bf16 || (kNarrow && group_rows <= kMostWidened));
+    direct = unpadded && (p.element_type == kFp32 ||
+                          (p.element_type == kBf16 && kNarrow && group_rows <= kMostWidened));
     value_dim = p.state_dims[p.value_state];
     padded_value = round_up(value_dim, kWidth);
     value_offset = offsets[p.value_state];

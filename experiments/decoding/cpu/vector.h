@@ -53,6 +53,21 @@ inline Vec load_bf16(const uint16_t* p) {
 
 inline Vec load(const uint16_t* p) { return load_bf16(p); }
 
+// Exact: an fp32 with the exponent and mantissa of the fp16, times 2^112 for the other bias, which makes numbers of
+// subnormals too; infinities and NaN get their exponent back.
+inline Vec load_fp16(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  const IntVec bits = __builtin_convertvector(*reinterpret_cast<const ShortVec*>(p), IntVec);
+  const IntVec magnitude = bits & 0x7fff, special = magnitude >= 0x7c00;
+  const Vec scaled = (Vec)(magnitude << 13) * splat(0x1p112f);
+  return (Vec)((IntVec)scaled | (special & 0x7f800000) | ((bits & 0x8000) << 16));
+#endif
+}
+
 // Lane i gets p[i % kRepeat]: one broadcast load.
 template <int kRepeat>
 inline Vec load_repeated(const float* p) {

@@ -145,7 +145,7 @@ class Worker {
     tile_is_bf16_ = false;
     if (plan_.direct && tile.rows && (any_count || tile.count % kRows == 0)) {
       tile_ = tile.rows;
-      tile_is_bf16_ = p_.is_bf16;
+      tile_is_bf16_ = p_.element_type == kBf16;
       tile_stride_ = plan_.row_elements;
       return;
     }
@@ -170,8 +170,17 @@ class Worker {
 
   void widen(const char* row, int64_t element, int64_t dim, float* out) const {
     int64_t d = 0;
-    if (p_.is_bf16) {
-      const uint16_t* in = reinterpret_cast<const uint16_t*>(row) + element;
+    const uint16_t* in = reinterpret_cast<const uint16_t*>(row) + element;
+    if (p_.element_type == kFp16) {
+      for (; d + kWidth <= dim; d += kWidth) store(out + d, load_fp16(in + d));
+      if (d < dim) {
+        uint16_t rest[kWidth] = {};
+        std::copy_n(in + d, dim - d, rest);
+        store(out + d, load_fp16(rest));  // a tile row is padded to whole vectors, with zeros
+      }
+      return;
+    }
+    if (p_.element_type == kBf16) {
       for (; d + kWidth <= dim; d += kWidth) store(out + d, load_bf16(in + d));
       for (; d < dim; ++d) {
         const uint32_t bits = static_cast<uint32_t>(in[d]) << 16;
@@ -366,7 +375,7 @@ class Worker {
     const int64_t m = (plan_.group_rows + blocks - 1) / blocks;  // query rows of the largest block
     int64_t most = kRegisters >= 32 || m <= 3 ? 4 : m == 4 ? 3 : 2;
     // A row of MHA as it lies in memory: short blocks, so that memory is asked more often (measured: 15 % faster).
-    if (plan_.by_row) most = plan_.direct && !p_.is_bf16 ? 2 : 4;
+    if (plan_.by_row) most = plan_.direct && p_.element_type == kFp32 ? 2 : 4;
     for (int64_t d = 0, vectors; d < plan_.padded_value; d += vectors * kWidth) {
       const int64_t left = (plan_.padded_value - d) / kWidth;
       vectors = most == 3 && left == 4 ? 2 : left >= most ? most : left >= 2 ? 2 : 1;  // 4 as 2 + 2, not 3 + 1
