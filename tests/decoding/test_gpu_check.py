@@ -358,17 +358,3 @@ def test_tuning_measures_the_neighbours_of_the_tables_entry(small_gpu):
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
     assert len(lines) == 1
-
-
-def test_the_decoding_package_imports_on_a_bare_gpu_image():
-    """Without the experiment stack, and without triton where no kernel of it is asked for."""
-    program = (
-        "import sys\n"
-        "import experiments.decoding.attention, experiments.decoding.cache, experiments.decoding.gpu_check\n"
-        "import experiments.decoding.gpu_tuning, experiments.decoding.kernel_benchmark, experiments.decoding.engine\n"
-        "import experiments.decoding.model_step, experiments.decoding.speculative\n"
-        "names = ('hydra', 'omegaconf', 'wandb', 'datasets', 'typer', 'experiments.decoding.triton_attend')\n"
-        "print([name for name in names if name in sys.modules])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
