@@ -5,8 +5,9 @@
 
 Parity of the Triton decode kernels at real sizes; the attention paper's kernel cells (batch 128, 128 query heads,
 contexts of 1K to 64K, query lengths 1 and 2, page sizes 64 and 1; GLA-2 beside MLA, GTA-8 beside GQA-8); baselines that
-are there (SDPA, compiled flex attention, FlashInfer's MLA); the device's measured ceilings, its driver and clocks. What
-fails is a row with its reason, and so is what the time does not suffice for. Needs torch and triton only.
+are there (a straightforward Triton kernel, SDPA, compiled flex attention, FlashInfer's MLA); the device's measured
+ceilings, its driver and clocks. What fails is a row with its reason, and so is what the time does not suffice for.
+Needs torch and triton only.
 
 Exit code 0: every parity check passed; 1: one did not, or none was made; 2: there is no GPU to check.
 """

@@ -30,7 +30,7 @@ PAPER_PAIRS = (("gla-2", "mla"), ("gta-8", "gqa-8"))  # the first is the claim, 
 PAPER_CONTEXTS = (8192, 1024, 32768, 2048, 65536, 4096, 16384)  # the most telling first: time may run out
 PAGE_SIZES = (64, 1)
 QUERY_LENGTHS = (1, 2)
-BASELINE_CONTEXTS = {"sdpa": (4096, 16384), "flex": (4096,), "flashinfer_mla": (4096, 16384)}
+BASELINE_CONTEXTS = {"baseline": (4096, 16384), "sdpa": (4096, 16384), "flex": (4096,), "flashinfer_mla": (4096, 16384)}
 MOST_ROUNDS, LEAST_ROUNDS = 25, 5
 GROUP_SECONDS = 1.5  # of timed calls, once everything is compiled
 WORST_ROW_ERROR = 1e-2  # bf16: beyond this a time means nothing
@@ -43,7 +43,7 @@ class SpeedCell:
     """One kernel on one cache."""
 
     name: str
-    kernel: str  # triton, or a baseline
+    kernel: str  # triton, or what it is held against: `baseline` is the straightforward kernel of ours
     cell: AttentionCell
 
     def labels(self) -> dict[str, Any]:
@@ -159,6 +159,10 @@ def _set_up(
     lengths = torch.full((problem.batch,), problem.context_length, dtype=torch.int32, device=device)
     if cell.kernel == "triton":
         call: Callable[[], Tensor] = partial(attend, shape, queries, cache, lengths)
+    elif cell.kernel == "baseline":
+        from .triton_baseline import baseline_attend  # here: importing this module needs no triton
+
+        call = partial(baseline_attend, shape, queries, cache, lengths)
     elif cell.kernel in STOCK_PATHS:
         stock = stock_calls([cell.kernel], shape, queries, cache, problem.context_length)[cell.kernel]
         call = lambda: stock().transpose(1, 2)  # noqa: E731

@@ -52,7 +52,7 @@ def triton_attend(
     Raises ValueError for tensors that it cannot read. On a GPU it does not look into `lengths` and `page_table`, for
     that would wait for the device: entries within a sequence's length must name pages of the storage.
     """
-    _check(queries, layer, lengths)
+    check_tensors(queries, layer, lengths)
     queries, page_table, lengths = queries.contiguous(), layer.page_table.contiguous(), lengths.contiguous()
     batch, query_length = queries.shape[:2]
     outputs = torch.empty(
@@ -111,12 +111,12 @@ def tile_widths(shape: AttentionShape) -> TileWidths:
     separate = layout.value_state != 0
     return TileWidths(
         state=max(16, padded(layout.state_dims[0])),
-        rope_key=max(16, padded(_rope_key_dim(shape))) if _rope_key_dim(shape) else 0,
+        rope_key=max(16, padded(rope_key_dim(shape))) if rope_key_dim(shape) else 0,
         value=max(16, padded(layout.state_dims[1])) if separate else 0,
     )
 
 
-def _rope_key_dim(shape: AttentionShape) -> int:
+def rope_key_dim(shape: AttentionShape) -> int:
     """Width of the separate RoPE key, 0 where a mechanism has none."""
     return shape.rope_dim if shape.mechanism in (*LATENT, AttentionMechanism.gta) else 0
 
@@ -214,7 +214,7 @@ class _Problem:
     def constants(self, blocks: Blocks, device: Device, *, combined: bool) -> dict[str, Any]:
         """What `attend_split` is compiled for."""
         shape, layout = self.shape, row_layout(self.shape)
-        rope_dim = _rope_key_dim(shape)
+        rope_dim = rope_key_dim(shape)
         second_state = layout.state_heads[0] * layout.state_dims[0]  # where it begins in a row: RoPE key or values
         lookup = PER_TOKEN
         if self.contiguous:
@@ -253,7 +253,7 @@ class _Problem:
         return device.multiprocessors * (2 if 2 * used <= device.shared_bytes else 1)
 
 
-def _check(queries: Tensor, layer: CacheLayer, lengths: Tensor) -> None:
+def check_tensors(queries: Tensor, layer: CacheLayer, lengths: Tensor) -> None:
     storage, page_table = layer.storage, layer.page_table
     tensors = {"queries": queries, "storage": storage, "page_table": page_table, "lengths": lengths}
     if not INTERPRETED and queries.device.type != "cuda":

@@ -103,7 +103,7 @@ def test_the_largest_group_fits_an_80_gigabyte_gpu():
 
 def test_every_baseline_stands_beside_our_kernel():
     groups = baseline_groups()
-    assert {group[1].kernel for group in groups} == {"sdpa", "flex", "flashinfer_mla"}
+    assert {group[1].kernel for group in groups} == {"baseline", "sdpa", "flex", "flashinfer_mla"}
     for group in groups:
         assert [cell.kernel for cell in group] == ["triton", group[1].kernel]
         assert group[0].cell == group[1].cell
@@ -203,6 +203,12 @@ def test_cells_are_rows_with_their_distance_to_the_limits():
         assert row["fraction_of_limit"] == pytest.approx(row["floor_seconds"] / row["seconds"])
         assert row["worst_row_error"] < 1e-2
     assert json.dumps(rows)
+
+
+def test_the_straightforward_kernel_is_measured_beside_ours():
+    pytest.importorskip("triton")
+    rows = measure([speed_cell(), speed_cell(kernel="baseline")])
+    assert [(row["kernel"], row["status"]) for row in rows] == [("triton", "measured"), ("baseline", "measured")]
 
 
 def test_cells_of_a_group_are_timed_in_turns():
