@@ -197,8 +197,10 @@ def _call_hydra(command: Command, task: Callable[[DictConfig], Any], flags: list
     from hydra.core.global_hydra import GlobalHydra
 
     from conf.compose import CONF_DIRECTORY
+    from conf.launchers import register_launcher_schemas
 
     command.schema()
+    register_launcher_schemas()
     GlobalHydra.instance().clear()
     words, sys.argv = sys.argv, [f"rl-exp {command.name}", *flags, *overrides]
     try:

@@ -22,16 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.commands import Command
+from conf.launchers import explain_missing_plugin, register_launcher_schemas
 from conf.override_rules import UserError, check_values, first_line, parse, refuse_resolvers, short
 from experiments.runs.identity import flatten, run_id
 
 CONF_DIRECTORY = Path(__file__).resolve().parent
-# Hydra's own plug-ins that are no part of the usual installation: option, or beginning of it -> extra of this package.
-PLUGIN_EXTRAS = {
-    "hydra/launcher/submitit": "submitit",
-    "hydra/launcher/ray": "ray",
-    "hydra/sweeper/optuna": "optuna",
-}
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,8 @@ def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tupl
         if override.key_or_group in ("hydra.launcher", "hydra.sweeper"):
             group = override.key_or_group.replace(".", "/")
             raise UserError(f"{override.key_or_group} is a group: write {group}={override.value()}")
+        if override in swept and override.key_or_group.startswith(("hydra/", "hydra.")):
+            raise UserError(f"{override.input_line} is no sweep: a setting of Hydra's has one value for all jobs")
     single = [_first_choice(override) for override in parsed]
     first = _compose(command, [text for text in single if _is_group(text)], hydra=True)
     _check_keys(parsed, first)
@@ -133,7 +130,7 @@ def config_groups() -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for path in sorted(CONF_DIRECTORY.rglob("*.yaml")):
         group = path.parent.relative_to(CONF_DIRECTORY).as_posix()
-        if group != ".":
+        if group != "." and not group.startswith("hydra/"):  # launchers: plug-ins add more of them
             groups.setdefault(group, []).append(path.stem)
     return groups
 
@@ -179,12 +176,18 @@ def _check_keys(parsed: list[Override], composed: DictConfig) -> None:
 
 def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> DictConfig:
     command.schema()
+    register_launcher_schemas()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF_DIRECTORY), version_base="1.3"):
             return compose(config_name=command.config_name, overrides=overrides, return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
         other = re.match(r"Could not override '([^']+)'", str(error))
+        if other and other[1].startswith("hydra.launcher."):
+            given = [text for text in overrides if not text.lstrip("+").startswith("hydra.launcher.")]
+            keys = _compose(command, given, hydra=True).hydra.launcher
+            known = [f"hydra.launcher.{key}" for key in keys]
+            raise UserError(f"{other[1]} is no setting of this launcher.{suggestion(other[1], known)}") from error
         if other and overrides:  # a group of other commands
             keys = flatten(plain(_compose(command, [])))
             known = [*keys, *(key.split(".")[0] for key in keys)]
@@ -236,8 +239,8 @@ def _unreadable(error: OSError) -> str:
 
 def _explain(error: BaseException) -> str:
     first, cause = first_line(error), error.__cause__
-    plugin = re.search(r"Could not find '(hydra/(launcher|sweeper))/(\w+)'", str(error))
-    if plugin and (text := _explain_plugin(*plugin.groups())):
+    plugin = re.search(r"Could not (?:find|load) '(hydra/(?:launcher|sweeper))/(\w+)'", str(error))
+    if plugin and (text := explain_missing_plugin(*plugin.groups())):
         return text
     if cause is None or not str(cause):
         return first
@@ -247,13 +250,3 @@ def _explain(error: BaseException) -> str:
     if re.search(r"is not a ListConfig|assign.* to ListConfig", str(cause)):
         return f"{key}={value} is no list, and this setting takes one: write '{key}=[{value}]'"
     return f"{key}={value} is impossible: {first_line(cause)}"
-
-
-def _explain_plugin(group: str, kind: str, option: str) -> str | None:
-    """Of Hydra's plug-ins: an extra that is not installed, or a launcher that there is none of."""
-    for start, extra in PLUGIN_EXTRAS.items():
-        if f"{group}/{option}".startswith(start):
-            return f"{group}={option} needs an extra: pip install 'rl-exp[{extra}]'"
-    if kind == "launcher":
-        return f"{group}={option} does not exist: use basic, joblib, or with an extra submitit_slurm or ray"
-    return None
