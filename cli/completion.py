@@ -20,7 +20,8 @@ def group_options(command: str) -> dict[str, list[str]]:
         options = sorted(file.stem for file in path.glob("*.yaml"))
         if options and f"- {path.name}:" in text:
             groups[path.name] = options
-    return groups
+    launchers = sorted(file.stem for file in (CONF_DIRECTORY / "hydra" / "launcher").glob("*.yaml"))
+    return groups | {"hydra/launcher": ["basic", *launchers]}
 
 
 def complete_override(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -60,7 +60,8 @@ def settings(command: str, examples: list[str]) -> dict[str, Any]:
 def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None, dry_run: bool) -> None:
     """Check the command, hand it to Hydra, and exit with the code that the runs' status files justify."""
     from conf.commands import COMMANDS
-    from conf.compose import UserError, plan_jobs
+    from conf.compose import UserError, hydra_settings, plan_jobs
+    from conf.launchers import why_not_here
 
     command = COMMANDS[name]
     try:
@@ -73,6 +74,9 @@ def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None
             _call_hydra(command, task, flags, overrides)
             return
         jobs, multirun = plan_jobs(command, overrides, multirun=multirun)
+        hydra = hydra_settings(command, overrides) if multirun else None
+        if hydra is not None and not dry_run and (reason := why_not_here(hydra.launcher)):
+            raise UserError(reason)
     except UserError as error:
         fail(str(error))
     if dry_run:
@@ -81,12 +85,12 @@ def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None
         show_plan(command, jobs, multirun)
         return
     _check_processes(command, jobs, multirun)
-    _run(command, task, flags, overrides, jobs, multirun)
+    _run(command, task, flags, overrides, jobs, hydra)
 
 
 def summarise_sweep(name: str, words: list[str] | None) -> NoReturn:
     """Compare the jobs of a sweep that are finished, from their files, while others run or before they do."""
-    from cli.screens import finish_sweep, sweep_directory_of
+    from cli.sweep import finish_sweep, sweep_directory_of
     from conf.commands import COMMANDS
     from conf.compose import UserError, plan_jobs
 
@@ -156,9 +160,12 @@ def _run(
     flags: list[str],
     overrides: list[str],
     jobs: list[Job],
-    multirun: bool,
+    hydra: DictConfig | None,
 ) -> NoReturn:
-    from cli.screens import finish_sweep, start_sweep
+    """`hydra` is Hydra's part of the configuration of a sweep; None for a single job."""
+    from cli.sweep import finish_sweep, start_sweep
+    from conf.compose import is_search
+    from conf.launchers import target_of
     from experiments.runs.run import RunState, read_status
 
     output_dir = Path(jobs[0].config.output_dir)
@@ -168,22 +175,32 @@ def _run(
             raise PermissionError(f"{output_dir} is not writable")
     except OSError as error:
         fail(f"output_dir={output_dir} cannot be used ({error}): name a folder that you may write, output_dir=PATH")
-    sweep_directory = start_sweep(command, jobs, overrides) if multirun else None
-    if sweep_directory is not None:
+    if hydra is None:
+        sweep_directory, search, launcher = None, False, ""
+    else:
+        sweep_directory = start_sweep(command, jobs, overrides, hydra)
+        search, launcher = is_search(hydra), target_of(hydra.launcher)
         overrides = [f"hydra.sweep.dir={sweep_directory}", *overrides]
         flags = flags if {"-m", "--multirun"} & set(flags) else ["-m", *flags]
     try:
         _call_hydra(command, task, flags, overrides)
     except KeyboardInterrupt:
+        if launcher == "SlurmLauncher":
+            fail(
+                "interrupted; the jobs stay with Slurm (squeue --me, scancel): wait before you start them again",
+                code=130,
+            )
         fail("interrupted; the same command continues where it stopped", code=130)
     except SystemExit:
-        # Hydra's way to end when a launcher raised: joblib does so for all jobs when one worker was killed.
+        # Hydra's way to end when a launcher raised: joblib does so for all jobs when one worker was killed, submitit
+        # while others run on.
         if sweep_directory is None:
             raise
-        finish_sweep(command, jobs, sweep_directory)
-        fail("the launcher ended before all jobs did; the same command continues the sweep", code=1)
+        finish_sweep(command, jobs, sweep_directory, search=search)
+        others = " when the jobs that are at work have ended" if launcher in ("LocalLauncher", "SlurmLauncher") else ""
+        fail(f"the launcher ended before all jobs did; the same command continues the sweep{others}", code=1)
     if sweep_directory is not None:
-        raise typer.Exit(finish_sweep(command, jobs, sweep_directory))
+        raise typer.Exit(finish_sweep(command, jobs, sweep_directory, search=search))
     if not is_first_process():
         raise typer.Exit(0)  # a rank that could not finish has left by SystemExit; the status is the first rank's
     status = read_status(output_dir / command.experiment / jobs[0].run_id) or {}

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.screens import show_document, show_end, show_finished_before, show_job, show_start
+from cli.sweep import record_job
 from conf.commands import COMMANDS
 from conf.compose import differences, plain, typed
 from experiments.runs.files import read_json
@@ -49,13 +50,15 @@ def perform(name: str, composed: DictConfig) -> Any:
 
 
 def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> Any:
-    beside_others = _runs_beside_others()
+    beside_others = _shares_the_screen()
     # Jobs that run at the same time share one screen: there each of them says when it begins and how it ended.
     console = Console(quiet=beside_others)
     values = plain(composed)
     identity = run_id(values, config.input_files())
     output_dir = Path(config.output_dir)
     directory = output_dir / command.experiment / identity
+    if (sweep_directory := _sweep_directory()) is not None:
+        record_job(sweep_directory, identity, _task_overrides())
     if _is_finished(directory) and not config.force:
         ranks.broadcast({"state": RunState.finished})
         show_finished_before(console, directory)
@@ -76,7 +79,7 @@ def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> 
             config_yaml=OmegaConf.to_yaml(OmegaConf.create(values)),
             overrides_yaml=OmegaConf.to_yaml(OmegaConf.create(special)),
             tracking=values["tracking"] | {"step_name": command.step_name},
-            group=_sweep_name(),
+            group=sweep_directory.name if sweep_directory else None,
             force=config.force,
             console=console,
             ranks=ranks,
@@ -93,7 +96,9 @@ def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> 
             show_document(directory)
     except KeyboardInterrupt:
         console.print(f"interrupted: {directory} can be continued by the same command", markup=False, soft_wrap=True)
-        raise
+        # submitit takes a job that was interrupted for a lost one, and gives up the sweep while others run.
+        if "submitit" not in _launcher():
+            raise
     except RunBusy as error:
         ranks.broadcast({"state": "busy"})
         Console().print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -161,17 +166,20 @@ def _task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def _runs_beside_others() -> bool:
-    """Whether a launcher runs several jobs of a sweep at the same time."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
-        return False
-    return "BasicLauncher" not in str(HydraConfig.get().launcher.get("_target_", ""))
-
-
-def _sweep_name() -> str | None:
+def _sweep_directory() -> Path | None:
     if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
         return None
-    return Path(HydraConfig.get().sweep.dir).name
+    return Path(HydraConfig.get().sweep.dir)
+
+
+def _launcher() -> str:
+    """The name of the launcher's module and class; empty where there is no sweep."""
+    return "" if _sweep_directory() is None else str(HydraConfig.get().launcher.get("_target_", ""))
+
+
+def _shares_the_screen() -> bool:
+    """Whether a launcher runs several jobs of a sweep at the same time. Those of submitit print into files."""
+    return not any(name in _launcher() for name in ("BasicLauncher", "submitit")) and bool(_launcher())
 
 
 def summarise(command: Command, directories: list[Path], sweep_directory: Path, console: Console) -> None:

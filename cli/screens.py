@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from experiments.runs.files import read_json, write_json
-from experiments.runs.identity import content_hash
-from experiments.runs.manifest import now
-from experiments.runs.run import Run, RunState, owner_of, read_status
+from experiments.runs.files import read_json
+from experiments.runs.run import Run, read_status
 
 if TYPE_CHECKING:
     from conf.commands import Command
@@ -32,7 +31,7 @@ def show_plan(command: Command, jobs: list[Job], multirun: bool) -> None:
     if not multirun:
         job = jobs[0]
         print(OmegaConf.to_yaml(OmegaConf.create(plain(job.config))), end="")
-        console.print(f"# run {job.run_id}: {_state_of(command, job)}", highlight=False)
+        console.print(f"# run {job.run_id}: {state_of(command, job)}", highlight=False)
         return
     table = Table(
         "job",
@@ -41,8 +40,9 @@ def show_plan(command: Command, jobs: list[Job], multirun: bool) -> None:
         "state",
         title=f"rl-exp {command.name}: {len(jobs)} jobs",
     )
+    asked = [job.overrides for job in jobs]
     for number, job in enumerate(jobs):
-        table.add_row(str(number), job.run_id, escape(_what_differs(job, jobs)), _state_of(command, job))
+        table.add_row(str(number), job.run_id, escape(what_differs(job.overrides, asked)), state_of(command, job))
     console.print(table)
 
 
@@ -99,66 +99,13 @@ def show_document(directory: Path) -> None:
         print(json.dumps(read_json(path), allow_nan=False), flush=True)
 
 
-def sweep_directory_of(command: Command, jobs: list[Job]) -> Path:
-    """Where a sweep is recorded and compared: the same jobs always have the same directory."""
-    name = f"{command.name}-{content_hash(sorted(job.run_id for job in jobs), 10)}"
-    return Path(jobs[0].config.output_dir) / "sweeps" / name
+def what_differs(overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> str:
+    """Of one job's overrides, those that not all jobs of a sweep have."""
+    return " ".join(text for text in overrides if any(text not in other for other in jobs))
 
 
-def start_sweep(command: Command, jobs: list[Job], overrides: list[str]) -> Path:
-    """Record the sweep and return its directory."""
-    directory = sweep_directory_of(command, jobs)
-    record = {
-        "command": command.name,
-        "experiment": command.experiment,
-        "overrides": overrides,
-        "started": now(),
-        "jobs": [{"run_id": job.run_id, "overrides": list(job.overrides)} for job in jobs],
-    }
-    write_json(directory / "sweep.json", record)
-    console = Console()
-    done = sum(_state_of(command, job) == RunState.finished for job in jobs)
-    console.rule(f"rl-exp {command.name} · sweep {directory.name}")
-    console.print(
-        f"{len(jobs)} jobs, {done} finished already; output in {escape(str(directory))}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return directory
-
-
-def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path) -> int:
-    """Compare the finished runs, list what is not finished, and return the exit code."""
-    from cli.perform import summarise
-
-    console = Console()
-    runs = Path(jobs[0].config.output_dir) / command.experiment
-    states = [(job, read_status(runs / job.run_id) or {"state": "not started"}) for job in jobs]
-    finished = [runs / job.run_id for job, status in states if status["state"] == RunState.finished]
-    summarise(command, list(dict.fromkeys(finished)), sweep_directory, console)
-    failures = [(job, status) for job, status in states if status["state"] != RunState.finished]
-    console.print(f"[bold]sweep[/]     {escape(str(sweep_directory))}", highlight=False, soft_wrap=True)
-    if not failures:
-        show_document(sweep_directory)
-        return 0
-    title = f"{len(failures)} of {len(jobs)} jobs did not finish"
-    table = Table("run id", Column("what differs", overflow="fold"), "state", "reason", title=title)
-    for job, status in failures:
-        reason = escape(str(status.get("reason", "")))
-        if status["state"] == RunState.running:  # killed, or still at work for another command
-            reason = escape(f"last sign of life {status.get('heartbeat')} from {owner_of(status)}")
-        table.add_row(job.run_id, escape(_what_differs(job, jobs)), status["state"], reason)
-    console.print(table)
-    show_document(sweep_directory)
-    return 1
-
-
-def _what_differs(job: Job, jobs: list[Job]) -> str:
-    """The overrides that not all jobs of a sweep have."""
-    return " ".join(text for text in job.overrides if any(text not in other.overrides for other in jobs))
-
-
-def _state_of(command: Command, job: Job) -> str:
+def state_of(command: Command, job: Job) -> str:
+    """What the status of a job's run says; `new` where there is none."""
     directory = Path(job.config.output_dir) / command.experiment / job.run_id
     status = read_status(directory)
     return "new" if status is None else str(status["state"])

@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -64,13 +64,24 @@ def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tupl
     multirun = multirun or (full.hydra.mode is not None and full.hydra.mode.name == "MULTIRUN")
     if not multirun:
         return [_checked_job(command, overrides)], False
-    if "BasicSweeper" not in str(full.hydra.sweeper.get("_target_", "")):
+    if is_search(full.hydra):
         return [_checked_job(command, single)], True
     params = full.hydra.sweeper.get("params") or {}
     given = {override.key_or_group for override in parsed}
     from_config = [f"{key}={value}" for key, value in params.items() if key not in given]
     _check_keys(parse([*from_config, *overrides]), first)  # together: their jobs multiply
     return [_checked_job(command, list(job)) for job in expand([*from_config, *overrides])], True
+
+
+def hydra_settings(command: Command, overrides: list[str]) -> DictConfig:
+    """Hydra's own part of the configuration: launcher, sweeper, mode."""
+    settings: DictConfig = _compose(command, [_first_choice(text) for text in parse(overrides)], hydra=True).hydra
+    return settings
+
+
+def is_search(hydra: DictConfig) -> bool:
+    """Whether the sweeper chooses its points while it runs (optuna): nobody knows its jobs beforehand."""
+    return "BasicSweeper" not in str(hydra.sweeper.get("_target_", ""))
 
 
 def expand(overrides: list[str]) -> list[tuple[str, ...]]:
@@ -223,6 +234,9 @@ def _sweep_texts(override: Override) -> list[str]:
 def _first_choice(override: Override) -> str:
     if not override.is_sweep_override():
         return override.input_line or ""
+    value = override.value()
+    if isinstance(value, IntervalSweep):  # a search chooses its points itself
+        return f"{override.get_key_element()}={value.start}"
     texts = _sweep_texts(override)
     if not texts:
         raise UserError(f"{override.input_line} matches nothing: there is no job to run")

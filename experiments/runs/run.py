@@ -48,6 +48,10 @@ from experiments.runs.seeds import SeedStreams
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
+# Ctrl-C reaches a job of a launcher twice: from the terminal, and from the process that started it.
+ONE_SIGNAL_SECONDS = 1.0
+# With these a launcher tells a job to save and make room: submitit sends USR2 before the time of a job is over.
+ASKS_TO_MAKE_ROOM = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 class RunState(StrEnum):
@@ -91,6 +95,8 @@ class Run:
         self.figures = directory / "figures"
         self.stop_requested = False
         self.ending = False  # with other ranks: what ended the run is being told, and torchrun's SIGTERM is no news
+        self.stop_signal: int | None = None
+        self._stop_time = 0.0
         self._finishes_steps = False
         self._metrics = metrics or JsonlSink(directory / "metrics.jsonl")
         self._wandb: WandbSink | None = None
@@ -178,8 +184,11 @@ class Run:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.ending:
             return
+        if self.stop_requested and time.monotonic() - self._stop_time < ONE_SIGNAL_SECONDS:
+            return
+        self.stop_signal = number
         if self._finishes_steps and not self.stop_requested:
-            self.stop_requested = True
+            self.stop_requested, self._stop_time = True, time.monotonic()
             self.console.print("stopping: finishing this step and saving (again to stop at once)")
             return
         raise KeyboardInterrupt
@@ -417,9 +426,17 @@ def signals_to(run: Run) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, run._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    asks = [number for number in ASKS_TO_MAKE_ROOM if callable(signal.getsignal(number))]  # a launcher listens
+    numbers = (signal.SIGINT, signal.SIGTERM, *asks)
+    previous = {number: signal.signal(number, run._on_signal) for number in numbers}
+    interrupted = False
     try:
         yield
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, signal.SIG_IGN if run.ending else handler)
+        if interrupted and run.stop_signal is not None and run.stop_signal in asks:
+            signal.raise_signal(run.stop_signal)  # all is saved: the launcher queues the job again
