@@ -195,8 +195,8 @@ def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> 
     except (HydraException, OmegaConfBaseException) as error:
         other = re.match(r"Could not override '([^']+)'", str(error))
         if other and other[1].startswith("hydra.launcher."):
-            given = [text for text in overrides if not text.lstrip("+").startswith("hydra.launcher.")]
-            keys = _compose(command, given, hydra=True).hydra.launcher
+            without = [text for text in overrides if not text.lstrip("+").startswith("hydra.launcher.")]
+            keys = _compose(command, without, hydra=True).hydra.launcher
             known = [f"hydra.launcher.{key}" for key in keys]
             raise UserError(f"{other[1]} is no setting of this launcher.{suggestion(other[1], known)}") from error
         if other and overrides:  # a group of other commands

@@ -60,7 +60,15 @@ TINY["rlhf"] = [
 TINY["reward-eval"] = [*POLICY_AND_TASK, "rewards=[ground_truth,noisy_75]", "resamples=50"]
 TINY["rlhf-sweep"] = [*TINY["rlhf"], "reward=ground_truth,perfect_low_variance", "seed=0", "hydra/launcher=basic"]
 # Names of runs, downloads, and evidence that takes as long as the experiment itself.
-NEEDS_MORE = ("needs the network", "device=cuda", "<run id>", "--run ")
+NEEDS_MORE = (
+    "needs the network",
+    "device=cuda",
+    "<run id>",
+    "--run ",
+    "submitit_slurm",
+    "launcher=ray",
+    "sweeper=optuna",
+)
 
 
 def command_lines() -> list:
