@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from conf.launchers import launcher_names
+
 CONF_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -20,8 +22,7 @@ def group_options(command: str) -> dict[str, list[str]]:
         options = sorted(file.stem for file in path.glob("*.yaml"))
         if options and f"- {path.name}:" in text:
             groups[path.name] = options
-    launchers = sorted(file.stem for file in (CONF_DIRECTORY / "hydra" / "launcher").glob("*.yaml"))
-    return groups | {"hydra/launcher": ["basic", *launchers]}
+    return groups | {"hydra/launcher": launcher_names()}
 
 
 def complete_override(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -74,8 +74,8 @@ def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None
             _call_hydra(command, task, flags, overrides)
             return
         jobs, multirun = plan_jobs(command, overrides, multirun=multirun)
-        hydra = hydra_settings(command, overrides) if multirun else None
-        if hydra is not None and not dry_run and (reason := why_not_here(hydra.launcher)):
+        hydra = hydra_settings(command, overrides) if multirun and not dry_run else None
+        if hydra is not None and (reason := why_not_here(hydra.launcher)):
             raise UserError(reason)
     except UserError as error:
         fail(str(error))

@@ -179,7 +179,8 @@ def _launcher() -> str:
 
 def _shares_the_screen() -> bool:
     """Whether a launcher runs several jobs of a sweep at the same time. Those of submitit print into files."""
-    return not any(name in _launcher() for name in ("BasicLauncher", "submitit")) and bool(_launcher())
+    launcher = _launcher()
+    return bool(launcher) and "BasicLauncher" not in launcher and "submitit" not in launcher
 
 
 def summarise(command: Command, directories: list[Path], sweep_directory: Path, console: Console) -> None:

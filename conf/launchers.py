@@ -11,10 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-from hydra.plugins.config_source import ConfigLoadError
-
 FOLDER = Path(__file__).resolve().parent / "hydra" / "launcher"
 # Hydra's own plug-ins that are no part of the usual installation: option, or beginning of it -> extra of this package.
 PLUGIN_EXTRAS = {
@@ -34,6 +30,10 @@ def register_launcher_schemas() -> None:
 
     A file of ours hides what the plug-in registered under the same name, and could not extend it.
     """
+    from hydra.core.config_store import ConfigStore  # completion and help ask this module too, and must be quick
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.config_source import ConfigLoadError
+
     Plugins.instance()  # finds the plug-ins; they register their schemas
     store = ConfigStore.instance()
     for path in FOLDER.glob("*.yaml"):

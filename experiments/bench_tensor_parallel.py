@@ -10,6 +10,7 @@ from rich.table import Table
 from conf.bench_config import BenchConfig
 from experiments.bench_modes.devices import bytes_per_device
 from experiments.bench_modes.tensor_parallel import ShardedSetting, measure_sharded
+from experiments.bench_records import log_rows
 from experiments.models.shapes import AttentionShape
 from experiments.runs.run import Run
 
@@ -35,10 +36,7 @@ def bench_tensor_parallel(
             )
             rows.append(measure_sharded(setting, run.ranks, rounds=grid.rounds, seed=run.seeds.integer("sharded")))
             bar.advance(1, now=name)
-    for number, row in enumerate(rows):
-        run.log(
-            {f"decode/{name}" if isinstance(value, float) else name: value for name, value in row.items()}, cell=number
-        )
+    log_rows(rows, run)
     for row in rows:
         if not row["least_bytes"] == row["bytes"] == row["predicted_bytes"]:
             raise RuntimeError(

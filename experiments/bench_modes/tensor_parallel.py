@@ -21,8 +21,7 @@ from ..models.initialisation import initialise
 from ..models.shapes import AttentionShape
 from ..models.transformer import RlExpForCausalLM
 from ..runs.ranks import Ranks
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from .attention import DTYPES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.reports.context_panels import context_panels, label_panels, scale_panel
 from experiments.reports.style import BLACK, GREY, MECHANISM_COLOURS, figure_style, save_figure
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ def draw_throughput(rows: Sequence[Row], system: str, directory: Path) -> Path |
 
     None where nothing was measured.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
     rows = [row for row in rows if row["status"] == "measured"]
@@ -31,12 +31,8 @@ def draw_throughput(rows: Sequence[Row], system: str, directory: Path) -> Path |
     panel_settings = [name for name in ("model", "batch", "query_length", "dtype") if _varies(rows, name)]
     panels = list(dict.fromkeys(tuple(row.get(name) for name in panel_settings) for row in rows))
     systems = list(dict.fromkeys(row[system] for row in rows))
-    columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
-    lines = -(-len(panels) // columns)
     with figure_style():
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(3.6 * columns + 1.3, 2.9 * lines), squeeze=False, sharex=True, sharey=True
-        )
+        figure, axes = context_panels(len(panels))
         for axis, panel in zip(axes.flat, panels, strict=False):
             for row_set in _lines(rows, panel_settings, panel, system):
                 first = row_set[0]
@@ -49,20 +45,11 @@ def draw_throughput(rows: Sequence[Row], system: str, directory: Path) -> Path |
                     color=_colour(first),
                     alpha=1.0 if first[system] == systems[0] else 0.6,
                 )
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
+            scale_panel(axis, (row["context"] for row in rows))
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-            contexts = sorted({row["context"] for row in rows})
-            axis.set_xticks(contexts, [f"{context:,}" for context in contexts])
-            axis.minorticks_off()
             axis.set_title(_title(panel_settings, panel))
-        for axis in axes.flat[len(panels) :]:
-            axis.set_visible(False)
-        for axis in axes[-1]:
-            axis.set_xlabel("context length (tokens)")
-        for axis in axes[:, 0]:
-            axis.set_ylabel("tokens per second")
+        label_panels(axes, len(panels), "tokens per second")
         _legend(figure, rows, systems)
         return save_figure(figure, directory / "throughput_against_context")
 

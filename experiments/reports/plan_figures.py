@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.reports.context_panels import context_panels, label_panels, scale_panel
 from experiments.reports.style import BLACK, MECHANISM_COLOURS, figure_style, save_figure
 
 Row = dict[str, Any]
@@ -19,7 +20,6 @@ def draw_plan(rows: Sequence[Row], directory: Path) -> Path | None:
 
     A line ends where nothing fits. None where nothing fits at all.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
     fitting = [row for row in rows if row.get("largest_batch")]
@@ -35,12 +35,8 @@ def draw_plan(rows: Sequence[Row], directory: Path) -> Path | None:
         }
         for number, name in enumerate(dict.fromkeys(row["mechanism"] for row in fitting))
     }
-    columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
-    lines = -(-len(panels) // columns)
     with figure_style():
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(3.6 * columns + 1.3, 2.9 * lines), squeeze=False, sharex=True, sharey=True
-        )
+        figure, axes = context_panels(len(panels))
         for axis, panel in zip(axes.flat, panels, strict=False):
             here = [row for row in fitting if tuple(row[name] for name in varying) == panel]
             for name in styles:
@@ -52,18 +48,9 @@ def draw_plan(rows: Sequence[Row], directory: Path) -> Path | None:
                     points = [(row["context"], row[column]) for row in own if column in row]
                     if points:
                         axis.plot(*zip(*points, strict=True), linewidth=width, **styles[name])
-            contexts = sorted({row["context"] for row in rows})
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
-            axis.set_xticks(contexts, [f"{context:,}" for context in contexts])
-            axis.minorticks_off()
+            scale_panel(axis, (row["context"] for row in rows))
             axis.set_title(", ".join(PANEL[name].format(value) for name, value in zip(varying, panel, strict=True)))
-        for axis in axes.flat[len(panels) :]:
-            axis.set_visible(False)
-        for axis in axes[-1]:
-            axis.set_xlabel("context length (tokens)")
-        for axis in axes[:, 0]:
-            axis.set_ylabel("tokens per second, at most")
+        label_panels(axes, len(panels), "tokens per second, at most")
         batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in rows}))
         figure.supxlabel(f"thick: the largest batch that fits; thin: batch {batches}", fontsize=8)
         figure.legend(

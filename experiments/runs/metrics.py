@@ -48,12 +48,12 @@ class JsonlSink:
         Returns how many bytes of the rows before it are missing: weights are worth more than rows, so a file that
         was cut short stops no run. A half line at its end goes too.
         """
-        kept = self.path.read_bytes()[:position]
-        if len(kept) < position:
-            kept = kept[: kept.rfind(b"\n") + 1]
-        self._stream.truncate(len(kept))
-        self._stream.seek(len(kept))
-        return position - len(kept)
+        kept = position
+        if self.path.stat().st_size < position:
+            kept = self.path.read_bytes().rfind(b"\n") + 1
+        self._stream.truncate(kept)
+        self._stream.seek(kept)
+        return position - kept
 
     def close(self, *, exit_code: int = 0, summary: Mapping[str, Any] | None = None) -> None:
         try:
