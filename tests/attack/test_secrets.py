@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.cli.train_cases import tiny_training
+from train_cases import tiny_training
 
 PLANTED = {
     "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
