@@ -27,6 +27,13 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
+class Distribution(Enum):
+    """Over several processes of torchrun: `ddp`, each holds the whole model; `fsdp`, each holds a part of it."""
+
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
 class OptimizerName(Enum):
     """`muon`: torch's Muon for the matrices of the blocks, AdamW for embeddings and norms."""
 
@@ -163,6 +170,7 @@ class TrainConfig(RunConfig):
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    distribution: Distribution = Distribution.ddp  # under torchrun; like the number of processes, not part of identity
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,6 +180,16 @@ class TrainConfig(RunConfig):
         """The files of a local corpus."""
         source = self.data.corpus_source()
         return source.files() if isinstance(source, LocalFiles) else []
+
+    def check_processes(self, processes: int | None) -> None:
+        """See `RunConfig`: each process takes an equal part of every batch."""
+        training = self.training
+        if processes is not None and training.batch_size % (processes * training.accumulation):
+            raise ValueError(
+                f"training.batch_size={training.batch_size} in training.accumulation={training.accumulation} parts "
+                f"cannot be split over the {processes} processes of torchrun: make it a multiple of "
+                f"{processes * training.accumulation}"
+            )
 
     def attention_shape(self) -> AttentionShape:
         """The attention layer that the configuration describes, every number resolved."""

@@ -30,6 +30,7 @@ from experiments.reports.train_comparison import compare_training_runs
 from experiments.runs.run import Run
 from experiments.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from experiments.training.device import arithmetic, prepare_device
+from experiments.training.distribution import distribute, load_weights, whole_model
 from experiments.training.evaluation import held_out_loss
 from experiments.training.optimizers import OptimizerGroup, build_optimizer, clip_gradients
 
@@ -41,6 +42,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     device = prepare_device(config.device.value, config.threads)
     corpus = prepare_corpus_for(config, run)
     model = build_model(config, corpus, run).to(device)
+    distributed = distribute(model, run.ranks, config.distribution.value, compiled=config.training.compile)
     training, shape = config.training, config.model_shape(len(corpus.tokenizer))
     optimizer = build_optimizer(model, steps=training.steps, **optimizer_settings(config))
     sequences = PackedSequences(
@@ -55,7 +57,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         "data_fingerprints": corpus.fingerprints,
         "corpus_tokens": len(corpus.tokens),
         "unigram_entropy": corpus.unigram_entropy,
-        "device": str(device),
+        "device": where_it_runs(config, run, device),
     }
     run.add_to_manifest(**facts)
     run.console.print(
@@ -63,35 +65,40 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         f"{shape.feed_forward_dim}, cache {cache_bytes:,} bytes (bf16) per token and layer\n"
         f"[bold]text[/]      {len(corpus.tokens):,} tokens, vocabulary {len(corpus.tokenizer):,}, unigram entropy "
         f"{corpus.unigram_entropy:.2f} nats\n"
-        f"[bold]training[/]  {training.steps:,} steps of {training.tokens_per_step:,} tokens on {device}",
+        f"[bold]training[/]  {training.steps:,} steps of {training.tokens_per_step:,} tokens on "
+        f"{where_it_runs(config, run, device)}",
         highlight=False,
     )
 
     step, seconds = resume(run, model, optimizer)
-    loss_function = torch.compile(model.loss) if training.compile else model.loss
     if step == 0:
         log_evaluation(config, run, model, corpus, step, device, training.evaluation_tokens)
 
     with run.finishing_steps(), run.progress("training", training.steps, completed=step) as bar:
         started, first_step = time.perf_counter(), step
         while step < training.steps:
-            # One optimizer step: `accumulation` passes over equal parts of the batch.
+            # One optimizer step: `accumulation` passes over equal parts of this rank's part of the batch.
             batch = sequences.batch(
-                step * training.batch_size, training.batch_size, document_ids=training.mask_documents
+                step * training.batch_size,
+                training.batch_size,
+                rank=run.ranks.rank,
+                world_size=run.ranks.size,
+                document_ids=training.mask_documents,
             )
+            rows_per_pass = len(batch.inputs) // training.accumulation
             loss = torch.zeros((), device=device)
-            for share in range(training.accumulation):
-                rows = slice(
-                    share * training.batch_size // training.accumulation,
-                    (share + 1) * training.batch_size // training.accumulation,
-                )
-                inputs, targets, documents = (None if part is None else part[rows].to(device) for part in batch)
-                with arithmetic(device, training.precision.value):
-                    part_loss = loss_function(inputs, targets, document_ids=documents) / training.accumulation
-                part_loss.backward()
+            for part in range(training.accumulation):
+                rows = slice(part * rows_per_pass, (part + 1) * rows_per_pass)
+                inputs, targets, documents = (None if each is None else each[rows].to(device) for each in batch)
+                with distributed.gradients_meet(part + 1 == training.accumulation):
+                    with arithmetic(device, training.precision.value):
+                        part_loss = distributed.loss(inputs, targets, document_ids=documents) / training.accumulation
+                    part_loss.backward()
                 loss += part_loss.detach()
-            gradient_norm = clip_gradients(model, config.optimizer.gradient_clip)
-            refuse_non_finite(run, step, loss, gradient_norm, optimizer.learning_rate)
+            gradient_norm = float(clip_gradients(model, config.optimizer.gradient_clip))
+            total_loss, asked_to_stop = run.ranks.total([float(loss), float(run.stop_requested)])
+            mean_loss, stop = total_loss / run.ranks.size, asked_to_stop > 0
+            refuse_non_finite(step, mean_loss, gradient_norm, optimizer.learning_rate)
             learning_rate = optimizer.learning_rate
             optimizer.step()
             step += 1
@@ -99,24 +106,26 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
             # Once in a while: log, evaluate, save.
             tokens = step * training.tokens_per_step
             rate = (step - first_step) * training.tokens_per_step / (time.perf_counter() - started)
-            bar.advance(1, loss=f"{float(loss):.3f}", tokens_per_second=f"{rate:,.0f}")
+            bar.advance(1, loss=f"{mean_loss:.3f}", tokens_per_second=f"{rate:,.0f}")
             if step % 10 == 0 or step == training.steps:
-                row = {"train/loss": float(loss), "train/gradient_norm": float(gradient_norm)}
+                row = {"train/loss": mean_loss, "train/gradient_norm": gradient_norm}
                 row |= {"train/learning_rate": learning_rate, "train/tokens_per_second": round(rate, 1)}
                 run.log(row, tokens=tokens, step=step)
             if due(training.evaluate_every_tokens, tokens, training.tokens_per_step) and step < training.steps:
                 log_evaluation(config, run, model, corpus, step, device, training.evaluation_tokens)
             save = due(training.checkpoint_every_tokens, tokens, training.tokens_per_step)
-            if save or run.stop_requested or step == training.steps:
+            if save or stop or step == training.steps:
                 elapsed = seconds + time.perf_counter() - started
                 save_state(run, step, model, optimizer, elapsed, keep=training.keep_checkpoints)
-            if run.stop_requested:
+            if stop:
                 raise KeyboardInterrupt
         seconds += time.perf_counter() - started
 
     losses = log_evaluation(config, run, model, corpus, step, device, training.final_evaluation_tokens)
-    samples = sample_texts(config, run, model, corpus)
-    save_model(run.directory / "model", model, corpus)
+    samples: list[str] = []
+    if (complete := whole_model(model, run.ranks)) is not None:
+        samples = sample_texts(config, run, complete, corpus)
+        save_model(run.directory / "model", complete, corpus)
     return {
         "mechanism": str(config.attention.mechanism),
         **{name: facts[name] for name in ("parameters", "cache_bytes_per_token_per_layer", "feed_forward_dim")},
@@ -202,6 +211,12 @@ def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
     return {"name": optimizer.name.value} | {name: getattr(optimizer, name) for name in names}
 
 
+def where_it_runs(config: TrainConfig, run: Run, device: torch.device) -> str:
+    """`cpu`, or `cpu, 4 ranks (fsdp)`."""
+    ranks = f", {run.ranks.size} ranks ({config.distribution.value})" if run.ranks.size > 1 else ""
+    return f"{device}{ranks}"
+
+
 def due(every: int, tokens: int, tokens_per_step: int) -> bool:
     """Whether the step that ended at `tokens` crossed a multiple of `every`."""
     return tokens // every > (tokens - tokens_per_step) // every
@@ -213,9 +228,7 @@ def resume(run: Run, model: RlExpForCausalLM, optimizer: OptimizerGroup) -> tupl
     if state is None:
         run.resume_metrics(0)
         return 0, 0.0
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state["model"][name])
+    load_weights(model, state["model"])
     optimizer.restore(state["optimizer"])
     run.resume_metrics(state["metrics_position"])
     run.console.print(f"continuing after step {state['step']:,}", highlight=False)
@@ -233,15 +246,15 @@ def save_state(
         "model": dict(model.named_parameters()),
         "optimizer": optimizer.state(),
     }
-    save_checkpoint(run.checkpoints, step, state, keep=keep)
+    save_checkpoint(run.checkpoints, step, state, keep=keep, ranks=run.ranks)
 
 
-def refuse_non_finite(run: Run, step: int, loss: torch.Tensor, gradient_norm: torch.Tensor, rate: float) -> None:
+def refuse_non_finite(step: int, loss: float, gradient_norm: float, rate: float) -> None:
     """Stop before an update that would destroy the weights."""
-    if bool(torch.isfinite(loss)) and bool(torch.isfinite(gradient_norm)):
+    if math.isfinite(loss) and math.isfinite(gradient_norm):
         return
     raise FloatingPointError(
-        f"step {step}: loss {float(loss)}, gradient norm {float(gradient_norm)} at learning rate {rate:.3g}; the "
+        f"step {step}: loss {loss}, gradient norm {gradient_norm} at learning rate {rate:.3g}; the "
         "weights were not updated. Lower optimizer.learning_rate or raise optimizer.warmup_share"
     )
 
@@ -259,7 +272,7 @@ def log_evaluation(
     training, row = config.training, {}
     for name, held_out in corpus.held_out.items():
         batches = held_out.batches(training.sequence_length, training.batch_size, most_tokens)
-        result = held_out_loss(model, batches, device=device, precision=training.precision.value)
+        result = held_out_loss(model, batches, device=device, precision=training.precision.value, ranks=run.ranks)
         row[f"eval/{name}/loss"] = result.nats_per_token
         row[f"eval/{name}/perplexity"] = result.perplexity
         row[f"eval/{name}/bits_per_byte"] = result.bits_per_byte(held_out.tokens_per_byte)

@@ -80,6 +80,10 @@ class Ranks:
         """Of every number the largest on any rank."""
         return values
 
+    def total(self, values: list[float]) -> list[float]:
+        """Of every number the sum over all ranks."""
+        return values
+
     def cause_of(self, error: BaseException) -> BaseException:
         """What really ended this rank: `error` itself, or what happened to another rank."""
         return error
@@ -117,11 +121,18 @@ class TorchRanks(Ranks):
 
     def largest(self, values: list[float]) -> list[float]:
         """See `Ranks`."""
+        return self._reduced(values, "MAX")
+
+    def total(self, values: list[float]) -> list[float]:
+        """See `Ranks`."""
+        return self._reduced(values, "SUM")
+
+    def _reduced(self, values: list[float], operation: str) -> list[float]:
         import torch
         import torch.distributed as dist
 
         every = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(every, dist.ReduceOp.MAX)
+        dist.all_reduce(every, getattr(dist.ReduceOp, operation))
         return [float(value) for value in every]
 
     def cause_of(self, error: BaseException) -> BaseException:

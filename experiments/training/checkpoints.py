@@ -3,7 +3,10 @@
 checkpoints/step_00000400/
     tensors.safetensors   every tensor of the state, by path: model/..., optimizers/0/state/3/exp_avg
     state.json            everything else
-    MANIFEST.json         sizes and SHA-256 of both: a folder without it is no checkpoint
+    MANIFEST.json         sizes and SHA-256 of the others: a folder without it is no checkpoint
+
+Where tensors are sharded over ranks, each rank writes its parts through torch.distributed.checkpoint, as files
+`shard-<rank>-model-....safetensors` in place of the one. Any number of ranks reads either kind.
 """
 
 from __future__ import annotations
@@ -11,32 +14,61 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.tensor import DTensor
 
 from experiments.runs.files import flush_to_disk, read_json, sha256_of_file, write_json
+from experiments.runs.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
-FILES = ("tensors.safetensors", "state.json")
+WHOLE = "tensors.safetensors"
 
 
-def save_checkpoint(directory: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
-    """Write `state` (nested dicts and lists of tensors, numbers, strings) as `step`; keep the `keep` newest ones."""
-    final = directory / f"step_{step:08d}"
-    aside = directory / f".step_{step:08d}.{os.getpid()}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+def save_checkpoint(
+    directory: Path, step: int, state: dict[str, Any], *, keep: int, ranks: Ranks | None = None
+) -> Path:
+    """Write `state` (nested dicts and lists of tensors, numbers, strings) as `step`; keep the `keep` newest ones.
+
+    All of several ranks call this, with one directory that they share, and it returns when the checkpoint is whole.
+    """
+    ranks = ranks or Ranks()
+    final, aside = directory / f"step_{step:08d}", directory / f".step_{step:08d}.tmp"
     tensors: dict[str, torch.Tensor] = {}
     plain = _take_tensors(state, "", tensors)
-    save_file(tensors, aside / "tensors.safetensors")
-    write_json(aside / "state.json", plain)
-    files = {name: {"bytes": (aside / name).stat().st_size, "sha256": sha256_of_file(aside / name)} for name in FILES}
-    flush_to_disk(aside / "tensors.safetensors")
+    if ranks.is_first:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    ranks.barrier()
+    if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
+        distributed_checkpoint.save(
+            tensors, storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True), no_dist=False
+        )
+        ranks.barrier()
+    elif ranks.is_first:
+        save_file(tensors, aside / WHOLE)
+    if ranks.is_first:
+        write_json(aside / "state.json", plain)
+        _complete(aside, final, step, keep)
+    ranks.barrier()
+    return final
+
+
+def _complete(aside: Path, final: Path, step: int, keep: int) -> None:
+    """Turn the files of `aside` into the checkpoint `final`."""
+    directory = final.parent
+    written = sorted(path for path in aside.iterdir() if path.suffix in (".safetensors", ".json"))
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in written}
+    for path in written:
+        flush_to_disk(path)
     write_json(aside / "MANIFEST.json", {"step": step, "files": files})
     flush_to_disk(aside)
     shutil.rmtree(final, ignore_errors=True)
@@ -47,7 +79,6 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any], *, keep: 
     # Later ones were damaged, or this run would have continued from them: they must not count among those kept.
     for old in [*whole[place + 1 :], *whole[: place + 1][:-keep]]:
         shutil.rmtree(old, ignore_errors=True)
-    return final
 
 
 def load_latest_checkpoint(directory: Path) -> dict[str, Any] | None:
@@ -72,12 +103,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if file.stat().st_size != expected["bytes"] or sha256_of_file(file) != expected["sha256"]:
             raise ValueError(f"{file} is damaged: its size or SHA-256 is not what MANIFEST.json says")
     try:
-        tensors = load_file(path / "tensors.safetensors")
+        tensors = load_file(path / WHOLE) if WHOLE in manifest["files"] else _joined_shards(path)
     except SafetensorError as error:
-        raise ValueError(f"{path / 'tensors.safetensors'} is no safetensors file ({error})") from error
+        raise ValueError(f"{path} holds a file that is no safetensors file ({error})") from error
     state = _put_tensors(read_json(path / "state.json"), tensors)
     assert isinstance(state, dict)
     return state
+
+
+def _joined_shards(path: Path) -> dict[str, torch.Tensor]:
+    """Whole tensors of what several ranks wrote; reads without any other rank."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as meant
+        metadata = HuggingFaceStorageReader(str(path)).read_metadata()
+        tensors: dict[str, torch.Tensor] = {
+            name: torch.empty(item.size, dtype=item.properties.dtype)
+            for name, item in metadata.state_dict_metadata.items()
+        }
+        distributed_checkpoint.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    return tensors
 
 
 def list_checkpoints(directory: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from experiments.runs.ranks import Ranks
 from experiments.training.device import arithmetic
 
 
@@ -36,18 +37,27 @@ def held_out_loss(
     *,
     device: torch.device,
     precision: str,
+    ranks: Ranks | None = None,
 ) -> HeldOutLoss:
-    """Mean loss of `model.loss` over batches of (inputs, targets) [B, T]; sums are kept in fp64."""
+    """Mean loss of `model.loss` over batches of (inputs, targets) [B, T]; sums are kept in fp64.
+
+    Of several ranks each takes its rows of every batch, and all get the mean of all.
+    """
+    ranks = ranks or Ranks()
     was_training = model.training
     model.eval()
     total, tokens = 0.0, 0
-    for inputs, targets in batches:
+    for batch in batches:
+        rows = range(ranks.rank * len(batch[0]) // ranks.size, (ranks.rank + 1) * len(batch[0]) // ranks.size)
+        # All ranks must pass through a sharded model equally often: one without rows computes one that does not count.
+        inputs, targets = (part[rows.start : max(rows.stop, rows.start + 1)] for part in batch)
         with arithmetic(device, precision):
             loss = model.loss(inputs.to(device), targets.to(device))
-        count = int((targets >= 0).sum())
+        count = int((targets >= 0).sum()) if rows else 0
         total += float(loss) * count
         tokens += count
     model.train(was_training)
+    total, tokens = ranks.total([total, float(tokens)])
     if tokens == 0:
         raise ValueError("a held-out set is empty: there is nothing to evaluate")
-    return HeldOutLoss(total / tokens, tokens)
+    return HeldOutLoss(total / tokens, int(tokens))

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.training.distribution import sharded_like, whole
+
 
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` (momentum, orthogonalised update, decoupled decay) that never leaves fp32."""
@@ -30,7 +32,11 @@ class Muon(torch.optim.Muon):
             for parameter, gradient, average in zip(parameters, gradients, momenta, strict=True):
                 average.lerp_(gradient, 1 - momentum)
                 direction = gradient.lerp(average, momentum) if group["nesterov"] else average
-                update = orthogonalised(direction, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                # The iteration multiplies whole matrices: under FSDP each rank gathers one, and keeps its part.
+                update = sharded_like(
+                    orthogonalised(whole(direction), group["ns_coefficients"], group["ns_steps"], group["eps"]),
+                    parameter,
+                )
                 parameter.mul_(1 - rate * group["weight_decay"])
                 parameter.add_(update, alpha=-rate * _scale(group["adjust_lr_fn"], parameter))
         return loss

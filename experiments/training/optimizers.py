@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
+from experiments.training.distribution import sharded_like, whole
 from experiments.training.muon import Muon
 
 
@@ -50,7 +51,7 @@ class OptimizerGroup:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            load_optimizer_state(optimizer, saved)
         for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(saved)
 
@@ -101,6 +102,19 @@ def build_optimizer(
     )
 
 
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`load_state_dict` of whole tensors, whose parts alone are kept where the parameters are sharded."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    values = {
+        index: {
+            name: sharded_like(value, parameters[index]) if torch.is_tensor(value) and value.ndim else value
+            for name, value in entry.items()
+        }
+        for index, entry in state["state"].items()
+    }
+    optimizer.load_state_dict(state | {"state": values})
+
+
 def clip_gradients(model: nn.Module, limit: float) -> torch.Tensor:
     """Scale the gradients to a norm of at most `limit`; returns the norm before. Non-finite norms are the caller's."""
-    return torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    return whole(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 from train_cases import tiny_training
 
 PLANTED = {

@@ -1,0 +1,135 @@
+"""A language model on the ranks of torchrun: DDP, where each holds all of it, or FSDP2, where each holds a part.
+
+    distributed = distribute(model, run.ranks, "fsdp")   # before the optimizer is built: FSDP replaces the parameters
+    loss = distributed.loss(inputs, targets)              # of this rank's part of the batch
+    with distributed.gradients_meet(last_pass): loss.backward()
+
+Gradients are means over the ranks, so that equal parts of a batch give the gradient of the batch. With one rank nothing
+is distributed. Engines: torch's DistributedDataParallel and fully_shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from experiments.models.transformer import RlExpForCausalLM
+from experiments.runs.ranks import Ranks
+
+
+class DistributedModel:
+    """One rank alone: the model's own loss and gradients."""
+
+    def __init__(self, model: RlExpForCausalLM, *, compiled: bool = False) -> None:
+        self.model = model
+        self.loss: Callable[..., Tensor] = torch.compile(model.loss) if compiled else model.loss
+
+    @contextmanager
+    def gradients_meet(self, now: bool) -> Iterator[None]:
+        """Around a forward and backward pass: whether the gradients so far are averaged over the ranks in it."""
+        yield
+
+
+class ReplicatedModel(DistributedModel):
+    """Every rank holds the whole model; gradients are averaged during the backward pass (DDP)."""
+
+    def __init__(self, model: RlExpForCausalLM, *, compiled: bool = False) -> None:
+        self.model = model
+        self._replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        self._forward: Callable[..., Any] = torch.compile(self._replica) if compiled else self._replica
+        self.loss = self._loss
+
+    def _loss(self, inputs: Tensor, targets: Tensor, document_ids: Tensor | None = None) -> Tensor:
+        # DDP has to see the pass go through `forward`.
+        output = self._forward(input_ids=inputs, targets=targets, document_ids=document_ids, return_dict=False)
+        return cast(Tensor, output[0])
+
+    @contextmanager
+    def gradients_meet(self, now: bool) -> Iterator[None]:
+        """See `DistributedModel`."""
+        if now:
+            yield
+            return
+        with self._replica.no_sync():
+            yield
+
+
+class ShardedModel(DistributedModel):
+    """Every rank holds its part of each weight, gradient and optimizer state; a block's weights come together only
+    while the block computes (FSDP2)."""
+
+    def __init__(self, model: RlExpForCausalLM, ranks: Ranks, *, compiled: bool = False) -> None:
+        mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.size,))
+        for block in model.decoder.blocks:
+            if compiled:
+                block.compile()
+            fully_shard(block, mesh=mesh)
+        fully_shard(
+            model, mesh=mesh
+        )  # what is in no block: the embedding, which is the head as well, and the last norm
+        register_fsdp_forward_method(model, "loss")
+        self.model = model
+        self.loss = model.loss
+
+    @contextmanager
+    def gradients_meet(self, now: bool) -> Iterator[None]:
+        """See `DistributedModel`."""
+        cast(FSDPModule, self.model).set_requires_gradient_sync(now)
+        yield
+
+
+def distribute(model: RlExpForCausalLM, ranks: Ranks, kind: str, *, compiled: bool = False) -> DistributedModel:
+    """`model` over `ranks` as `kind` says, `ddp` or `fsdp`. All ranks call this with equal weights."""
+    if ranks.size == 1:
+        return DistributedModel(model, compiled=compiled)
+    if kind == "ddp":
+        return ReplicatedModel(model, compiled=compiled)
+    if kind == "fsdp":
+        return ShardedModel(model, ranks, compiled=compiled)
+    raise ValueError(f"distribution={kind} is unknown: use ddp or fsdp")
+
+
+# Whole and sharded tensors --------------------------------------------------------------------------------------------
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be sharded. All ranks call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, example: Tensor) -> Tensor:
+    """The whole `tensor`, which every rank has, as `example` is kept: this rank's part of it, or all."""
+    tensor = tensor.to(example.device)
+    if not isinstance(example, DTensor) or tensor.shape != example.shape:
+        return tensor
+    return distribute_tensor(tensor, example.device_mesh, example.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put whole `weights`, by parameter name, into a model that may be sharded."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(sharded_like(weights[name], parameter))
+
+
+@torch.no_grad()
+def whole_model(model: RlExpForCausalLM, ranks: Ranks) -> RlExpForCausalLM | None:
+    """On the first rank a model with all weights, None on the others. All ranks call this."""
+    parameters = dict(model.named_parameters())
+    if not any(isinstance(parameter, DTensor) for parameter in parameters.values()):
+        return model if ranks.is_first else None
+    first = next(iter(parameters.values()))
+    copy = RlExpForCausalLM(model.config).to(first.device, first.dtype) if ranks.is_first else None
+    for name, parameter in parameters.items():
+        values = whole(parameter)  # one weight at a time, so that the other ranks never hold all
+        if copy is not None:
+            copy.get_parameter(name).copy_(values)
+    return copy
