@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 
 from conf.policy_gradient_config import PolicyGradientConfig
 from conf.reward_config import REWARD_DIRECTORY, RewardConfig, RewardFamily, named_reward
+from conf.run_config import RunConfig
 from conf.task_config import TaskConfig
 from conf.train_config import TrainConfig
 
@@ -79,6 +80,10 @@ class PolicyTaskConfig(TrainConfig):
                 "the second"
             )
 
+    def check_processes(self, processes: int | None) -> None:
+        """See `RunConfig`: one process, unless a command says otherwise."""
+        RunConfig.check_processes(self, processes)
+
     def input_files(self) -> list[Path]:
         """The files of a local corpus and of a local policy."""
         return [*super().input_files(), *self.policy.files()]
@@ -96,6 +101,9 @@ class RlhfConfig(PolicyTaskConfig):
         super().__post_init__()
         for name in self._named_rewards():
             named_reward(name)
+
+    def check_processes(self, processes: int | None) -> None:
+        """See `RunConfig`: any number of processes, which share the prompts of a step."""
 
     def input_files(self) -> list[Path]:
         """Those of policy and corpus, and of the reward models that the configuration only names."""

@@ -118,6 +118,9 @@ def trained_run(settings: TrainConfig, run: Run) -> Path:
     directory = Path(settings.output_dir) / "train" / identity
     waiting = False
     while not is_finished(directory):
+        if not run.ranks.is_first:  # the first rank trains the policy, alone, and shows it
+            time.sleep(BUSY_SECONDS)
+            continue
         try:
             run.console.print(f"[bold]policy[/]    is trained first: run {identity} of rl-exp train", highlight=False)
             with open_run(

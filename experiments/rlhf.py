@@ -15,6 +15,7 @@ is cut off continues bit for bit (fp32 on CPU, same number of threads).
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +23,12 @@ from typing import Any
 
 import torch
 import wandb
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from conf.policy_gradient_config import KlPlace, PolicyGradientConfig, PolicyOptimizer
 from conf.rlhf_config import RlhfConfig
+from conf.train_config import Distribution
 from experiments.evaluate_rewards import evaluate_rewards, prepare_off_policy
 from experiments.prepare import PROBE_SEED, PreparedPolicy, prepare_policy, prepare_probe
 from experiments.prepare_rewards import PreparedReward, prepare_rewards
@@ -37,9 +40,11 @@ from experiments.tasks.task import Prompt, Task
 from experiments.training.advantages import advantages, reward_with_kl
 from experiments.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from experiments.training.device import prepare_device
+from experiments.training.distribution import copy_weights, load_weights, shard
+from experiments.training.optimizers import load_optimizer_state
 from experiments.training.policy_gradient_step import PolicyGradientBatch, update_policy
 from experiments.training.probe import Probe, probe_prompts, sample_table, scored_probe
-from experiments.training.rollouts import Rollouts, RolloutSampler
+from experiments.training.rollouts import RanksSampler, Rollouts, RolloutSampler
 
 CHECKPOINTS_KEPT = 2
 
@@ -55,11 +60,14 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
     properties = initial_properties(config, run, policy, task, probe, proxy)
     tell(settings, run, policy, task, proxy, properties)
 
-    model = policy.model
+    model = trained_model(config, run, policy)
     model.train()
     optimizer = build_policy_optimizer(model, settings)
     sampler = policy.sampler(task)
+    if run.ranks.size > 1:
+        sampler = RanksSampler(sampler, run.ranks)
     step, seconds = resume(run, model, optimizer)
+    bring_to_sampler(model, policy)
     if step == 0:
         log_probe(run, 0, [proxy, *others], probe, policy)
 
@@ -94,8 +102,15 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
                 advantages=advantages(grouped, settings.advantage.value).flatten(),
             )
             statistics = update_policy(
-                model, optimizer, batch, generator=run.seeds.numpy(f"minibatches/{step}"), **update_settings(settings)
+                model,
+                optimizer,
+                batch,
+                generator=run.seeds.numpy(f"minibatches/{step}"),
+                ranks=run.ranks,
+                **update_settings(settings),
             )
+            bring_to_sampler(model, policy)
+            stop = run.ranks.total([float(run.stop_requested)])[0] > 0
             step += 1
 
             # Once in a while: log, probe, save.
@@ -123,16 +138,17 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
             )
             if step % settings.probe_every == 0 and step < settings.steps:
                 log_probe(run, step, [proxy, *others], look(config, task, sampler), policy)
-            if step % settings.checkpoint_every == 0 or run.stop_requested or step == settings.steps:
+            if step % settings.checkpoint_every == 0 or stop or step == settings.steps:
                 save_state(run, step, model, optimizer, seconds + time.perf_counter() - started)
-            if run.stop_requested and step < settings.steps:
+            if stop and step < settings.steps:
                 raise KeyboardInterrupt
         seconds += time.perf_counter() - started
 
     after = look(config, task, sampler)
     values = log_probe(run, step, [proxy, *others], after, policy)
     show_samples(run, settings, probe, after, proxy)
-    save_model(run.directory / "model", policy)
+    if run.ranks.is_first:
+        save_model(run.directory / "model", policy)
     first = probe_values([proxy, *others], probe, policy)
     return {
         "arm": config.reward.name,
@@ -188,6 +204,21 @@ def tell(
         f"x {settings.group_size} completions",
         highlight=False,
     )
+
+
+def trained_model(config: RlhfConfig, run: Run, policy: PreparedPolicy) -> PreTrainedModel:
+    """What the optimizer updates: the policy, or under FSDP a sharded copy, whose weights rollouts gather."""
+    if run.ranks.size == 1 or config.distribution is Distribution.ddp:
+        return policy.model
+    sharded = copy.deepcopy(policy.model)
+    shard(sharded, run.ranks)
+    return sharded
+
+
+def bring_to_sampler(model: torch.nn.Module, policy: PreparedPolicy) -> None:
+    """Give the policy that rollouts use the weights of the model that is trained, where they are two."""
+    if model is not policy.model:
+        copy_weights(model, policy.model)
 
 
 def build_policy_optimizer(model: torch.nn.Module, settings: PolicyGradientConfig) -> torch.optim.Optimizer:
@@ -308,10 +339,8 @@ def resume(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
     if state is None:
         run.resume_metrics(0)
         return 0, 0.0
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state["model"][name])
-    optimizer.load_state_dict(state["optimizer"])
+    load_weights(model, state["model"])
+    load_optimizer_state(optimizer, state["optimizer"])
     run.resume_metrics(state["metrics_position"])
     run.console.print(f"continuing after step {state['step']:,}", highlight=False)
     return state["step"], state["seconds"]
@@ -326,7 +355,7 @@ def save_state(run: Run, step: int, model: torch.nn.Module, optimizer: torch.opt
         "model": dict(model.named_parameters()),
         "optimizer": optimizer.state_dict(),
     }
-    save_checkpoint(run.checkpoints, step, state, keep=CHECKPOINTS_KEPT)
+    save_checkpoint(run.checkpoints, step, state, keep=CHECKPOINTS_KEPT, ranks=run.ranks)
 
 
 def save_model(directory: Path, policy: PreparedPolicy) -> None:

@@ -6,6 +6,8 @@ Legend: B batch, T time, S cached tokens, d hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers import Cache
@@ -45,6 +47,17 @@ class Block(GradientCheckpointingLayer):
 
     def forward(self, hidden: Tensor, context: Context, past_key_values: Cache | None = None) -> Tensor:
         hidden = hidden + self.attention(self.attention_norm(hidden), context, past_key_values)
+        return hidden + self.feed_forward(self.feed_forward_norm(hidden))
+
+    def over_shared_prompts(
+        self, hidden: Tensor, rotation: Rotation | None, attend: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    ) -> Tensor:
+        """`forward` of one packed row (1, N, d) whose attention is `attend`: see shared_prompts.py."""
+        attention = self.attention
+        queries, states, gate = attention.project(self.attention_norm(hidden), rotation)
+        keys, values = attention.expand(states, rotation)
+        heads = attend(queries[0], keys[0], values[0], attention.scale)
+        hidden = hidden + attention.project_output(heads[None], gate)
         return hidden + self.feed_forward(self.feed_forward_norm(hidden))
 
 

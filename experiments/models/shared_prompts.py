@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -75,15 +76,10 @@ class SharedPrompts:
         rotation = rotation_at(self.positions[None], decoder.rope_dim, decoder.config.rope_base, hidden.dtype)
         mask = self._additive_mask(hidden.dtype)
         for block in decoder.blocks:
-            attention = block.attention
-            queries, states, gate = attention.project(block.attention_norm(hidden), rotation)
-            keys, values = attention.expand(states, rotation)
-            heads = self.attend(queries[0], keys[0], values[0], mask, attention.scale)
-            hidden = hidden + attention.project_output(heads[None], gate)
-            hidden = hidden + block.feed_forward(block.feed_forward_norm(hidden))
+            hidden = block.over_shared_prompts(hidden, rotation, partial(self.attend, mask=mask))
         return decoder.norm(hidden[0].index_select(0, self.predicting))
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         """Queries (N, H, D), keys (N, K, D), values (N, K, D_v) -> (N, H, D_v)."""
         border = sum(self.prompts.lengths)
         parts = (self.prompts.pad(part[:border]) for part in (queries, keys, values))

@@ -27,7 +27,9 @@ from .configuration import RlExpConfig
 from .decoder import Decoder
 from .initialisation import initialise
 from .linear_cross_entropy import linear_cross_entropy
+from .linear_log_probabilities import linear_log_probabilities
 from .masks import padded_to
+from .shared_prompts import SharedPrompts
 
 # What this version of transformers calls the cache in its outputs.
 CACHE_NAME = next(item.name for item in fields(CausalLMOutputWithPast) if item.name in ("cache", "past_key_values"))
@@ -133,6 +135,11 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         hidden = self.decoder(input_ids, position_ids=position_ids, document_ids=document_ids)
         losses = linear_cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten(), reduction)
         return losses.view_as(targets) if reduction == "none" else losses
+
+    def log_probabilities(self, completions: SharedPrompts) -> Tensor:
+        """log pi of the completions' tokens, (M,) in their order; no padding, and a prompt that is shared once."""
+        hidden = completions.hidden_states(self.decoder)
+        return linear_log_probabilities(hidden, self.head.weight, completions.targets)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.embedding

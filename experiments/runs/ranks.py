@@ -84,6 +84,10 @@ class Ranks:
         """Of every number the sum over all ranks."""
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's `value` (of JSON), in the order of the ranks, on all of them."""
+        return [value]
+
     def cause_of(self, error: BaseException) -> BaseException:
         """What really ended this rank: `error` itself, or what happened to another rank."""
         return error
@@ -111,6 +115,20 @@ class TorchRanks(Ranks):
             text = torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(text, src=0)
         return json.loads(bytes(text.tolist()))
+
+    def gather(self, value: Any) -> list[Any]:
+        """See `Ranks`."""
+        import torch
+        import torch.distributed as dist
+
+        content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([len(content)]))
+        padded = torch.zeros(max(map(int, lengths)), dtype=torch.uint8)
+        padded[: len(content)] = content
+        contents = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(contents, padded)
+        return [json.loads(bytes(each[: int(length)].tolist())) for each, length in zip(contents, lengths, strict=True)]
 
     def barrier(self) -> None:
         """See `Ranks`."""

@@ -20,7 +20,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
+from experiments.models.decoder import Block
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.ranks import Ranks
 
@@ -63,19 +65,13 @@ class ReplicatedModel(DistributedModel):
 
 
 class ShardedModel(DistributedModel):
-    """Every rank holds its part of each weight, gradient and optimizer state; a block's weights come together only
-    while the block computes (FSDP2)."""
+    """Every rank holds its part of each weight, gradient and optimizer state (`shard`)."""
 
     def __init__(self, model: RlExpForCausalLM, ranks: Ranks, *, compiled: bool = False) -> None:
-        mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.size,))
-        for block in model.decoder.blocks:
-            if compiled:
+        if compiled:
+            for block in model.decoder.blocks:
                 block.compile()
-            fully_shard(block, mesh=mesh)
-        fully_shard(
-            model, mesh=mesh
-        )  # what is in no block: the embedding, which is the head as well, and the last norm
-        register_fsdp_forward_method(model, "loss")
+        shard(model, ranks)
         self.model = model
         self.loss = model.loss
 
@@ -95,6 +91,43 @@ def distribute(model: RlExpForCausalLM, ranks: Ranks, kind: str, *, compiled: bo
     if kind == "fsdp":
         return ShardedModel(model, ranks, compiled=compiled)
     raise ValueError(f"distribution={kind} is unknown: use ddp or fsdp")
+
+
+def shard(model: PreTrainedModel, ranks: Ranks) -> None:
+    """Leave to every rank its part of each weight: a block's come together only while the block computes (FSDP2).
+
+    All ranks call this with equal weights. Gradients become means over the ranks.
+    """
+    mesh = init_device_mesh(model.device.type, (ranks.size,))
+    blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+        if isinstance(block, Block):
+            register_fsdp_forward_method(block, "over_shared_prompts")
+    fully_shard(model, mesh=mesh)  # what is in no block: embedding, head, last norm
+    if isinstance(model, RlExpForCausalLM):
+        register_fsdp_forward_method(model, "loss")
+        register_fsdp_forward_method(model, "log_probabilities")
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ranks hold parts of the model, and so must all pass through it equally often."""
+    return isinstance(model, FSDPModule)
+
+
+def sum_gradients(model: nn.Module, ranks: Ranks) -> None:
+    """Give every rank, whose gradients are of parts of one loss, the sum of all. All ranks call this.
+
+    For replicated models whose ranks make different numbers of backward passes, which DDP's hooks do not allow.
+    """
+    if ranks.size == 1:
+        return
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(together)
+    for parameter, part in zip(parameters, together.split([each.numel() for each in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
 
 
 # Whole and sharded tensors --------------------------------------------------------------------------------------------
@@ -118,6 +151,13 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put whole `weights`, by parameter name, into a model that may be sharded."""
     for name, parameter in model.named_parameters():
         parameter.copy_(sharded_like(weights[name], parameter))
+
+
+@torch.no_grad()
+def copy_weights(model: nn.Module, copy: nn.Module) -> None:
+    """Bring the weights of a model that may be sharded into a whole `copy` on every rank. All ranks call this."""
+    for name, parameter in model.named_parameters():
+        copy.get_parameter(name).copy_(whole(parameter))
 
 
 @torch.no_grad()

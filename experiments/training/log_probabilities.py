@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.models.linear_log_probabilities import linear_log_probabilities
 from experiments.models.shared_prompts import share_prompts
 from experiments.models.transformer import RlExpForCausalLM
 
@@ -46,8 +45,7 @@ def _in_one_pass(model: Any, prompts: Sequence[Sequence[int]], completions: Sequ
     rows, columns = (torch.arange(int(lengths.max())) < lengths[:, None]).nonzero(as_tuple=True)
     # Only what predicts a completion token goes through the head: prompts and padding cost no logits.
     if isinstance(model, RlExpForCausalLM):
-        shared = share_prompts(prompts, completions, device)
-        values = linear_log_probabilities(shared.hidden_states(model.decoder), model.head.weight, shared.targets)
+        values = model.log_probabilities(share_prompts(prompts, completions, device))
     else:
         values = _of_transformers_model(model, prompts, completions, rows, columns)
     return values.new_zeros(len(prompts), int(lengths.max())).index_put((rows.to(device), columns.to(device)), values)

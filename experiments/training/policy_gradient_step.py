@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.models.transformer import RlExpForCausalLM
+from experiments.runs.ranks import Ranks
+from experiments.training.distribution import is_sharded, sum_gradients, whole
 from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.policy_losses import policy_loss, sequence_weights
 
@@ -69,8 +71,12 @@ def update_policy(
     kl_coefficient: float = 0.0,
     importance_weighted_kl: bool = False,
     gradient_clip: float | None = None,
+    ranks: Ranks | None = None,
 ) -> UpdateStatistics:
     """`epochs` passes of `minibatches` updates each, over completions in an order that `generator` shuffles.
+
+    Of several ranks, which all have the whole batch, each computes the gradient of its part of every minibatch, and all
+    take the same update. `model` may be sharded over them.
 
     `kl_coefficient` is that of a KL in the loss; the other settings are those of `policy_loss`. Raises
     FloatingPointError before a gradient that is no finite number reaches the weights.
@@ -91,6 +97,7 @@ def update_policy(
                 kl_estimator=kl_estimator,
                 kl_coefficient=kl_coefficient,
                 importance_weighted_kl=importance_weighted_kl,
+                ranks=ranks,
             )
             norm = finite_gradient_norm(model, sums["loss"], gradient_clip)
             optimizer.step()
@@ -127,16 +134,26 @@ def accumulate_gradient(
     kl_estimator: str,
     kl_coefficient: float,
     importance_weighted_kl: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """Add the gradient of the loss of a minibatch, the rows `rows`, piece by piece; returns sums over the pieces.
 
-    `loss` is the minibatch's; `clip_share`, `approximate_kl` and `mean_ratio` are sums over `units`.
+    `loss` is the minibatch's; `clip_share`, `approximate_kl` and `mean_ratio` are sums over `units`. Of several ranks
+    each takes its share of the pieces; gradients and sums are those of all.
     """
+    ranks = ranks or Ranks()
+    sharded = ranks.size > 1 and is_sharded(model)
     device = next(model.parameters()).device
     weights = torch.zeros(len(batch), dtype=torch.float64)
     weights[rows] = sequence_weights(batch.lengths[rows], denominator)
     sums = dict.fromkeys(("loss", "units", "clip_share", "approximate_kl", "mean_ratio"), 0.0)
-    for piece in pieces(batch, rows, shared=isinstance(model, RlExpForCausalLM)):
+    every_piece = pieces(batch, rows, shared=isinstance(model, RlExpForCausalLM), parts=ranks.size)
+    for place in range(ranks.rank, -(-len(every_piece) // ranks.size) * ranks.size, ranks.size):
+        counts = place < len(every_piece)
+        if not counts and not sharded:
+            break
+        # All ranks must pass through a sharded model equally often: where pieces run out, one counts for nothing.
+        piece = every_piece[place] if counts else every_piece[0]
         lengths = batch.lengths[piece]
         longest = int(lengths.max())
         reference = batch.reference_log_probabilities
@@ -147,7 +164,7 @@ def accumulate_gradient(
             batch.old_log_probabilities[piece, :longest].to(device),
             (torch.arange(longest) < lengths[:, None]).to(device),
             batch.advantages[piece].to(device),
-            weights[piece].to(device),
+            weights[piece].to(device) * counts,
             clip=clip,
             sequence_ratio=sequence_ratio,
             reference_log_probabilities=None if reference is None else reference[piece, :longest].to(device),
@@ -155,16 +172,22 @@ def accumulate_gradient(
             kl_coefficient=kl_coefficient,
             importance_weighted_kl=importance_weighted_kl,
         )
-        result.loss.backward()
+        (result.loss * ranks.size if sharded else result.loss).backward()  # FSDP takes means over the ranks
+        if not counts:
+            continue
         sums["loss"] += float(result.loss.detach())
         sums["units"] += result.units
         for name in ("clip_share", "approximate_kl", "mean_ratio"):
             sums[name] += float(getattr(result, name)) * result.units
-    return sums
+    if not sharded:
+        sum_gradients(model, ranks)
+    return dict(zip(sums, ranks.total([float(value) for value in sums.values()]), strict=True))
 
 
-def pieces(batch: PolicyGradientBatch, rows: Sequence[int] | np.ndarray, *, shared: bool) -> list[list[int]]:
-    """The rows in pieces of at most TOKENS_AT_ONCE tokens, or one row.
+def pieces(
+    batch: PolicyGradientBatch, rows: Sequence[int] | np.ndarray, *, shared: bool, parts: int = 1
+) -> list[list[int]]:
+    """The rows in pieces of at most TOKENS_AT_ONCE tokens, or one row; smaller ones where that makes `parts` of them.
 
     `shared`: for a model that computes a prompt once and pads nothing, a prompt's completions are side by side and the
     prompt counts once in a piece. Otherwise rows of similar length are, and padding counts.
@@ -174,6 +197,9 @@ def pieces(batch: PolicyGradientBatch, rows: Sequence[int] | np.ndarray, *, shar
         order = sorted(map(int, rows), key=lambda row: (len(prompt_of[row]), tuple(prompt_of[row]), lengths[row], row))
     else:
         order = sorted(map(int, rows), key=lambda row: (len(prompt_of[row]) + lengths[row], row))
+    most = TOKENS_AT_ONCE
+    if parts > 1:
+        most = min(most, sum(len(prompt_of[row]) + lengths[row] for row in order) // parts)
     result: list[list[int]] = []
     for row in order:
         piece = [*result[-1], row] if result else [row]
@@ -182,7 +208,7 @@ def pieces(batch: PolicyGradientBatch, rows: Sequence[int] | np.ndarray, *, shar
             tokens = sum(map(len, prompts)) + sum(lengths[member] for member in piece)
         else:
             tokens = len(piece) * (len(prompt_of[row]) + lengths[row])
-        if result and tokens <= TOKENS_AT_ONCE:
+        if result and tokens <= most:
             result[-1].append(row)
         else:
             result.append([row])
@@ -195,7 +221,7 @@ def finite_gradient_norm(model: nn.Module, loss: float, limit: float | None) -> 
     FloatingPointError where it or the loss is no finite number.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = float(nn.utils.get_total_norm(gradients))
+    norm = float(whole(nn.utils.get_total_norm(gradients)))
     if not np.isfinite(norm) or not np.isfinite(loss):
         raise FloatingPointError(
             f"the policy's loss is {loss} and the norm of its gradient {norm}; the weights are those before this "

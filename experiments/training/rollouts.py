@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from experiments.decoding.engine import DecodeEngine, FinishReason, Request
 from experiments.decoding.sampling import SamplingOptions, sequence_seed
 from experiments.models.transformer import RlExpForCausalLM
+from experiments.runs.ranks import Ranks
 from experiments.tasks.task import Outputs, Prompt, Task, outputs_of
 
 if TYPE_CHECKING:
@@ -97,6 +98,34 @@ class EngineSampler:
             log_probabilities=tuple(completion.policy_log_probabilities for completion in completions),
             finished=np.array([completion.finish_reason is FinishReason.stop for completion in completions]),
             texts=tuple(self.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)),
+        )
+
+
+class RanksSampler:
+    """Splits the prompts over ranks, each of which samples with its own `sampler`; all get the rollouts of all.
+
+    An engine's noise belongs to the prompt, so that the number of ranks does not change it; transformers' own
+    `generate` draws one stream per batch, and other noise with another number of ranks.
+    """
+
+    def __init__(self, sampler: RolloutSampler, ranks: Ranks) -> None:
+        self.sampler, self.ranks = sampler, ranks
+
+    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
+        rank, size = self.ranks.rank, self.ranks.size
+        share = prompts[rank * len(prompts) // size : (rank + 1) * len(prompts) // size]
+        own: list[list[Any]] = []  # of each completion: tokens, log-probabilities, finished, text
+        if share:
+            drawn = self.sampler.sample(share, samples, seed=seed, temperature=temperature)
+            finished = drawn.finished.tolist()
+            own = [list(row) for row in zip(drawn.tokens, drawn.log_probabilities, finished, drawn.texts, strict=True)]
+        rows = [row for part in self.ranks.gather(own) for row in part]
+        return Rollouts(
+            prompts=tuple(prompt for prompt in prompts for _ in range(samples)),
+            tokens=tuple(tuple(row[0]) for row in rows),
+            log_probabilities=tuple(tuple(row[1]) for row in rows),
+            finished=np.array([row[2] for row in rows]),
+            texts=tuple(row[3] for row in rows),
         )
 
 
