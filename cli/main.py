@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import sys
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from cli import bench, controlled, report, reward_eval, rlhf, rlhf_sweep, train
+from experiments.runs.ranks import launched_by_torchrun
 
 HELP = """Run, measure and extend three papers from one command line: hardware-efficient attention, reward models as
 teachers, and beneficial reward errors.
@@ -51,7 +55,24 @@ def _root(
 def main() -> None:
     """Entry point."""
     logging.raiseExceptions = False  # a log line that cannot be written (`rl-exp ... | head`) is no news
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if launched_by_torchrun() is None:
+            raise
+        _leave_without_teardown(end.code)
+
+
+def _leave_without_teardown(code: str | int | None) -> NoReturn:
+    """End a rank of torchrun: all that an interpreter does at its end but the destruction of what is left.
+
+    A native thread of torch's process group may still be there, and abort a rank that had finished (about one start in
+    thirty; torchrun then ends the others).
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":
