@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,9 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
                 seed=run.seeds.integer(f"sampling/{step}"),
                 temperature=settings.temperature,
             )
-            outputs = rollouts.outputs(task)
-            raw = {reward.name: reward(outputs) for reward in (proxy, *others)}
+            with named_step(step + 1):
+                outputs = rollouts.outputs(task)
+                raw = {reward.name: reward(outputs) for reward in (proxy, *others)}
             rewards = proxy.normalised(raw[proxy.name], outputs)
             rewards = rewards - settings.missing_eos_penalty * ~outputs.finished
 
@@ -101,14 +103,11 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
                 reference_log_probabilities=reference_values if settings.kl_place is KlPlace.loss else None,
                 advantages=advantages(grouped, settings.advantage.value).flatten(),
             )
-            statistics = update_policy(
-                model,
-                optimizer,
-                batch,
-                generator=run.seeds.numpy(f"minibatches/{step}"),
-                ranks=run.ranks,
-                **update_settings(settings),
-            )
+            minibatches = run.seeds.numpy(f"minibatches/{step}")
+            with named_step(step + 1):
+                statistics = update_policy(
+                    model, optimizer, batch, generator=minibatches, ranks=run.ranks, **update_settings(settings)
+                )
             bring_to_sampler(model, policy)
             stop = run.ranks.total([float(run.stop_requested)])[0] > 0
             step += 1
@@ -137,15 +136,17 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
                 kl=f"{row['policy_gradient/kl']:.2f}",
             )
             if step % settings.probe_every == 0 and step < settings.steps:
-                log_probe(run, step, [proxy, *others], look(config, task, sampler), policy)
+                with named_step(step):
+                    log_probe(run, step, [proxy, *others], look(config, task, sampler), policy)
             if step % settings.checkpoint_every == 0 or stop or step == settings.steps:
                 save_state(run, step, model, optimizer, seconds + time.perf_counter() - started)
             if stop and step < settings.steps:
                 raise KeyboardInterrupt
         seconds += time.perf_counter() - started
 
-    after = look(config, task, sampler)
-    values = log_probe(run, step, [proxy, *others], after, policy)
+    with named_step(step):
+        after = look(config, task, sampler)
+        values = log_probe(run, step, [proxy, *others], after, policy)
     show_samples(run, settings, probe, after, proxy)
     if run.ranks.is_first:
         save_model(run.directory / "model", policy)
@@ -165,6 +166,15 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
         "properties": properties,
         "objective": -values["probe/ground_truth_reward"],
     }
+
+
+@contextmanager
+def named_step(step: int) -> Iterator[None]:
+    """Inside, what a reward, the task or the update raises says in which step it happened."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(f"step {step}: {str(error) or type(error).__name__}") from error
 
 
 def initial_properties(

@@ -31,8 +31,19 @@ class GroundTruth:
 
 
 def checked(reward: Reward, outputs: Outputs) -> Floats:
-    """The rewards [n] of `outputs`. ValueError where a reward returns another length or no finite numbers."""
-    values = np.asarray(reward(outputs), dtype=np.float64)
+    """The rewards [n] of `outputs`.
+
+    ValueError names the reward that returns another length or no finite numbers; RuntimeError one that raises.
+    """
+    try:
+        returned = reward(outputs)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise RuntimeError(f"reward {reward.name} failed on {len(outputs)} outputs ({reason})") from error
+    try:
+        values = np.asarray(returned, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"reward {reward.name} returned no list of numbers ({error})") from error
     if values.shape != (len(outputs),):
         raise ValueError(f"reward {reward.name} returned shape {values.shape} for {len(outputs)} outputs")
     bad = np.flatnonzero(~np.isfinite(values))

@@ -84,8 +84,15 @@ def outputs_of(
     tokens: Sequence[Sequence[int]],
     finished: Sequence[bool],
 ) -> Outputs:
-    """Score completions on the task's ground truth. ValueError where a scorer returns another length or no numbers."""
-    ground_truth, parts = task.score(prompts, texts, tokens)
+    """Score completions on the task's ground truth.
+
+    ValueError names the task whose scorer returns another length or no numbers; RuntimeError one whose scorer raises.
+    """
+    try:
+        ground_truth, parts = task.score(prompts, texts, tokens)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise RuntimeError(f"task {task.name} could not score {len(texts)} completions ({reason})") from error
     for name, values in {"ground truth": ground_truth, **parts}.items():
         if values.shape != (len(texts),) or not np.isfinite(values).all():
             raise ValueError(

@@ -101,6 +101,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(rl_exp, t
     monkeypatch.setattr(step_module, "policy_loss", poisoned)
     result = rl_exp("rlhf", *tiny_rlhf(tmp_path))
     assert result.exit_code == 1
+    assert "failed: step 1: the policy's loss is nan" in " ".join(result.output.split())
     assert "before this update" in " ".join(result.output.split())
     assert "Traceback" not in result.output
     assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "failed"
