@@ -20,7 +20,7 @@ from cli.screens import show_document, show_end, show_finished_before, show_job,
 from cli.sweep import record_job
 from conf.commands import COMMANDS
 from conf.compose import differences, plain, typed
-from experiments.runs.files import read_json
+from experiments.runs.files import STORAGE_ERRORS, naming_what_is_written, read_json
 from experiments.runs.follower_run import open_follower_run
 from experiments.runs.identity import run_id
 from experiments.runs.ranks import Ranks, join_ranks
@@ -86,7 +86,8 @@ def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> 
         ) as run:
             ranks.broadcast({"state": RunState.running, "attempt": run.attempt})
             show_start(run, _task_overrides())
-            summary = _experiment(command)(config, run)
+            with naming_what_is_written(run.directory):
+                summary = _experiment(command)(config, run)
             ranks.barrier()
             run.write_json("summary.json", summary)
         show_end(console, directory)
@@ -138,6 +139,8 @@ def _experiment(command: Command) -> Callable[[Any, Run], dict[str, Any]]:
 
 def _tell_failure(console: Console, directory: Path, error: Exception) -> None:
     console.print(f"[red]failed:[/] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True)
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+        console.print("when that is mended, the same command continues where it stopped", highlight=False)
     console.print(f"the full story: {directory / 'logs'}", highlight=False, markup=False, soft_wrap=True)
     if os.environ.get("RL_EXP_DEBUG"):
         traceback.print_exception(error)

@@ -36,6 +36,7 @@ from experiments.prepare_rewards import PreparedReward, prepare_rewards
 from experiments.prepare_task import prepare_task
 from experiments.reward_metrics.point_properties import point_properties
 from experiments.reward_metrics.variance import zero_variance_share
+from experiments.runs.files import naming_what_is_written
 from experiments.runs.run import Run
 from experiments.tasks.task import Prompt, Task
 from experiments.training.advantages import advantages, reward_with_kl
@@ -371,5 +372,6 @@ def save_state(run: Run, step: int, model: torch.nn.Module, optimizer: torch.opt
 def save_model(directory: Path, policy: PreparedPolicy) -> None:
     """Model and tokenizer in the layout of transformers."""
     disable_progress_bar()
-    policy.model.save_pretrained(directory)
-    policy.tokenizer.save_pretrained(directory)
+    with naming_what_is_written(directory):
+        policy.model.save_pretrained(directory)
+        policy.tokenizer.save_pretrained(directory)

@@ -27,6 +27,7 @@ from experiments.models.configuration import RlExpConfig
 from experiments.models.initialisation import initialise
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.reports.train_comparison import compare_training_runs
+from experiments.runs.files import naming_what_is_written
 from experiments.runs.run import Run
 from experiments.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from experiments.training.device import arithmetic, prepare_device
@@ -307,5 +308,6 @@ def sample_texts(config: TrainConfig, run: Run, model: RlExpForCausalLM, corpus:
 def save_model(directory: Path, model: RlExpForCausalLM, corpus: TokenisedCorpus) -> None:
     """Model and tokenizer in the layout of transformers: `from_pretrained(directory)` reads it."""
     disable_progress_bar()  # one file, and our own bar has just ended
-    model.save_pretrained(directory)
-    corpus.tokenizer.save_pretrained(directory)
+    with naming_what_is_written(directory):
+        model.save_pretrained(directory)
+        corpus.tokenizer.save_pretrained(directory)

@@ -25,7 +25,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from experiments.runs.files import flush_to_disk, read_json, sha256_of_file, sha256_unless_unchanged, write_json
+from experiments.runs.files import (
+    flush_to_disk,
+    naming_what_is_written,
+    read_json,
+    sha256_of_file,
+    sha256_unless_unchanged,
+    write_json,
+)
 from experiments.runs.identity import canonical_json, content_hash
 from experiments.runs.manifest import now, package_versions
 
@@ -168,7 +175,8 @@ def _make(
     aside = folder.parent / f".{folder.name}.{socket.gethostname()}-{os.getpid()}.tmp"
     aside.mkdir()
     try:
-        facts = make(aside)
+        with naming_what_is_written(folder):
+            facts = make(aside)
         files: dict[str, dict[str, Any]] = {}
         for item in sorted(aside.rglob("*")):
             if item.is_symlink():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+# No space, over quota, read-only, a bad device: errors of where a file lies, whatever was written.
+STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 def flush_to_disk(path: Path) -> None:
@@ -41,6 +47,25 @@ def write_text(path: Path, text: str) -> None:
 def naming(error: OSError, path: Path) -> OSError:
     """The same error with the file's name in its message: a full disk is reported by `write`, which knows no names."""
     return type(error)(error.errno, error.strerror or str(error), str(path))
+
+
+@contextmanager
+def naming_what_is_written(path: Path) -> Iterator[None]:
+    """Inside, a full or read-only disk is an OSError that names `path`, unless it names a file already.
+
+    Libraries that write for us say no name, and those in Rust (safetensors, tokenizers) raise errors of their own.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError):
+            number = error.errno if error.filename is None else None
+        else:
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            number = int(found.group(1)) if found else None
+        if number not in STORAGE_ERRORS:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_in_place(path: Path, text: str) -> None:

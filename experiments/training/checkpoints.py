@@ -25,7 +25,7 @@ from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 
-from experiments.runs.files import flush_to_disk, read_json, sha256_of_file, write_json
+from experiments.runs.files import flush_to_disk, naming_what_is_written, read_json, sha256_of_file, write_json
 from experiments.runs.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -38,47 +38,56 @@ def save_checkpoint(
 ) -> Path:
     """Write `state` (nested dicts and lists of tensors, numbers, strings) as `step`; keep the `keep` newest ones.
 
-    All of several ranks call this, with one directory that they share, and it returns when the checkpoint is whole.
+    All of several ranks call this, with one directory that they share, and it returns when the checkpoint is whole. An
+    OSError, such as that of a full disk, names the file, leaves nothing of this step, and touches no other one.
     """
     ranks = ranks or Ranks()
     final, aside = directory / f"step_{step:08d}", directory / f".step_{step:08d}.tmp"
-    tensors: dict[str, torch.Tensor] = {}
-    plain = _take_tensors(state, "", tensors)
+    try:
+        _write(aside, step, state, ranks)
+    except BaseException:
+        if ranks.is_first:
+            shutil.rmtree(aside, ignore_errors=True)  # what it takes is missed on a full disk
+        raise
     if ranks.is_first:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    ranks.barrier()
-    if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
-        distributed_checkpoint.save(
-            tensors, storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True), no_dist=False
-        )
-        ranks.barrier()
-    elif ranks.is_first:
-        save_file(tensors, aside / WHOLE)
-    if ranks.is_first:
-        write_json(aside / "state.json", plain)
-        _complete(aside, final, step, keep)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(aside, final)
+        flush_to_disk(directory)
+        whole = list_checkpoints(directory)
+        place = whole.index(final)
+        # Later ones were damaged, or this run would have continued from them: they must not count among those kept.
+        for old in [*whole[place + 1 :], *whole[: place + 1][:-keep]]:
+            shutil.rmtree(old, ignore_errors=True)
     ranks.barrier()
     return final
 
 
-def _complete(aside: Path, final: Path, step: int, keep: int) -> None:
-    """Turn the files of `aside` into the checkpoint `final`."""
-    directory = final.parent
-    written = sorted(path for path in aside.iterdir() if path.suffix in (".safetensors", ".json"))
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in written}
-    for path in written:
-        flush_to_disk(path)
-    write_json(aside / "MANIFEST.json", {"step": step, "files": files})
-    flush_to_disk(aside)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(aside, final)
-    flush_to_disk(directory)
-    whole = list_checkpoints(directory)
-    place = whole.index(final)
-    # Later ones were damaged, or this run would have continued from them: they must not count among those kept.
-    for old in [*whole[place + 1 :], *whole[: place + 1][:-keep]]:
-        shutil.rmtree(old, ignore_errors=True)
+def _write(folder: Path, step: int, state: dict[str, Any], ranks: Ranks) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    plain = _take_tensors(state, "", tensors)
+    if ranks.is_first:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    ranks.barrier()
+    with naming_what_is_written(folder / WHOLE):
+        if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
+            writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+            distributed_checkpoint.save(tensors, storage_writer=writer)
+            ranks.barrier()
+        elif ranks.is_first:
+            save_file(tensors, folder / WHOLE)
+        if not ranks.is_first:
+            return
+        for path in folder.iterdir():
+            flush_to_disk(path)
+    write_json(folder / "state.json", plain)
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".")
+    }
+    write_json(folder / "MANIFEST.json", {"step": step, "files": files})
+    flush_to_disk(folder)
 
 
 def load_latest_checkpoint(directory: Path) -> dict[str, Any] | None:
