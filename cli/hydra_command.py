@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FLAGS = {"-m", "--multirun", "--resolve", "--hydra-help"}
 FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--info", "-i"}
 SHOWN = ("job", "hydra", "all")  # values of --cfg
+# Launchers whose jobs run on this machine; what others can use, only their own machines know.
+LAUNCHERS_HERE = ("BasicLauncher", "JoblibLauncher", "LocalLauncher")
 # Options that only print: no run follows them.
 PRINTING = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
 
@@ -61,7 +63,7 @@ def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None
     """Check the command, hand it to Hydra, and exit with the code that the runs' status files justify."""
     from conf.commands import COMMANDS
     from conf.compose import UserError, hydra_settings, plan_jobs
-    from conf.launchers import why_not_here
+    from conf.launchers import target_of, why_not_here
 
     command = COMMANDS[name]
     try:
@@ -85,6 +87,8 @@ def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None
         show_plan(command, jobs, multirun)
         return
     _check_processes(command, jobs, multirun)
+    if hydra is None or target_of(hydra.launcher) in LAUNCHERS_HERE:
+        _check_devices(command, jobs)
     _run(command, task, flags, overrides, jobs, hydra)
 
 
@@ -152,6 +156,25 @@ def _check_processes(command: Command, jobs: list[Job], multirun: bool) -> None:
             typed(command, job.config).check_processes(launched.size if launched else None)
         except ValueError as error:
             fail(str(error))
+
+
+def _check_devices(command: Command, jobs: list[Job]) -> None:
+    """Refuse jobs that need a GPU where this machine has none."""
+    from conf.compose import typed
+
+    needing = [job for job in jobs if typed(command, job.config).needs_cuda()]
+    if needing and not has_cuda():
+        fail(
+            f"{' '.join(needing[0].overrides)} needs a GPU, and torch finds no CUDA device: use device=cpu, or install "
+            "a CUDA build of torch where there is one"
+        )
+
+
+def has_cuda() -> bool:
+    """Whether torch finds a CUDA device; importing it takes two seconds, so only who needs one asks."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _run(

@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from conf.bench_kernels import STOCK, BenchKernel, devices_of, usual_kernels
 from conf.plan_config import PlanConfig
 from conf.run_config import Device, RunConfig
 from conf.train_config import AttentionConfig, ModelConfig, TrainConfig
@@ -55,16 +56,6 @@ class StorageDtype(Enum):
     fp16 = "fp16"
 
 
-class BenchKernel(Enum):
-    """`cpu` and `reference` are ours; `sdpa`, `matmul` and `flex` are what torch offers on the same numbers."""
-
-    cpu = "cpu"
-    reference = "reference"
-    sdpa = "sdpa"
-    matmul = "matmul"
-    flex = "flex"
-
-
 class GenerationPeer(Enum):
     """transformers' `generate`: through our model's own interface, or as LlamaForCausalLM (mha, mqa and gqa only).
 
@@ -96,7 +87,7 @@ class GridConfig:
     dtype: list[StorageDtype] = field(default_factory=lambda: [StorageDtype.fp32])
     page_size: list[int | None] = field(default_factory=lambda: [None])  # null: contiguous
     threads: list[int | None] = field(default_factory=lambda: [None])  # null: the command's `threads`
-    kernel: list[BenchKernel] = field(default_factory=lambda: [BenchKernel.cpu])
+    kernel: list[BenchKernel] | None = None  # null: ours for the device, for one layer with torch's products beside it
     policy: str | None = None  # generate, serving: a trained run's model folder instead of random weights
     rounds: int = 15  # visits to every cell, each round in a new random order
     cell_seconds: float = 2.0  # a slow cell gets fewer rounds (at least 3), so that one does not eat the whole time
@@ -109,6 +100,8 @@ class GridConfig:
             *("threads", "kernel", "tensor_parallel"),
         ):
             values = getattr(self, name)
+            if values is None:
+                continue
             if not values:
                 raise ValueError(f"bench.{name} is empty: name at least one value, such as bench.{name}=[...]")
             if len(values) != len(set(values)):
@@ -212,24 +205,26 @@ class BenchConfig(RunConfig):
                 self.attention_shape(name)
             except ValueError as error:
                 raise ValueError(f"bench.mechanism: {name} does not fit this model: {error}") from None
-        if self.device is Device.cuda:
-            raise ValueError(
-                "device=cuda is impossible: kernels and ceilings of rl-exp bench are the processor's, so far"
-            )
         if self.parallel is Parallel.tensor:
             self._refuse_other_parallel_runs()
-        ours = (BenchKernel.cpu, BenchKernel.reference)
+        if self.whole_model and set(self.bench.kernel or []) & set(STOCK):
+            raise ValueError(
+                f"bench.kernel={_shown(self.bench.kernel or [])} is impossible with mode={self.mode.value}: whole "
+                "models decode with triton, cpu or reference (generate.peers=[own_dynamic] sets transformers beside)"
+            )
+        devices = self.devices()
+        if devices == (Device.cuda,) and self.bench.threads != [None]:
+            raise ValueError(
+                f"bench.threads={_shown(self.bench.threads)} is impossible on a GPU: leave it at [null], or use "
+                "device=cpu"
+            )
         if self.mode is BenchMode.attention:
             if self.bench.policy is not None:
                 raise ValueError("bench.policy needs a whole model: add mode=generate or mode=serving")
-            self._refuse_grid_beyond_memory()
+            if self.device is not Device.cuda:
+                self._refuse_grid_beyond_memory()
         elif self.mode is BenchMode.plan:
             self._check_plan()
-        elif not set(self.bench.kernel) <= set(ours):
-            raise ValueError(
-                f"bench.kernel={_shown(self.bench.kernel)} is impossible with mode={self.mode.value}: whole models "
-                "decode with cpu or reference (generate.peers=[own_dynamic] sets transformers beside them)"
-            )
         elif self.bench.policy is not None and not (Path(self.bench.policy) / "config.json").is_file():
             raise ValueError(
                 f"bench.policy={self.bench.policy} holds no model: name the model folder of a trained run, such as "
@@ -243,10 +238,39 @@ class BenchConfig(RunConfig):
             raise ValueError(
                 "bench.page_size is impossible with parallel=tensor: its caches are contiguous, use [null]"
             )
-        if not set(self.bench.kernel) <= {BenchKernel.cpu, BenchKernel.reference}:
+        if self.device is Device.cuda:
+            raise ValueError("device=cuda is impossible with parallel=tensor, which is measured on processors: use cpu")
+        if not set(self.bench.kernel or []) <= {BenchKernel.cpu, BenchKernel.reference}:
             raise ValueError(
-                f"bench.kernel={_shown(self.bench.kernel)} is impossible with parallel=tensor: add 'bench.kernel=[cpu]'"
+                f"bench.kernel={_shown(self.bench.kernel or [])} is impossible with parallel=tensor: use [cpu]"
             )
+
+    @property
+    def whole_model(self) -> bool:
+        """Whether the mode decodes with whole models."""
+        return self.mode in (BenchMode.generate, BenchMode.serving)
+
+    def devices(self) -> tuple[Device, ...]:
+        """Where the cells may be measured, a GPU first. Raises ValueError where device and kernels do not fit."""
+        if self.mode is BenchMode.plan or self.parallel is Parallel.tensor:
+            if self.device is Device.cuda:
+                raise ValueError("device=cuda is impossible with mode=plan, which measures nothing: see plan.device")
+            return (Device.cpu,)
+        wanted = self.device
+        if wanted is Device.auto and self.bench.threads != [None]:
+            wanted = Device.cpu  # somebody who counts threads means the processor's
+        return devices_of(self.bench.kernel, wanted, whole_model=self.whole_model)
+
+    def needs_cuda(self) -> bool:
+        """Whether only a GPU can measure this, by device or by kernels."""
+        return Device.cpu not in self.devices()
+
+    def kernels(self, device: Device) -> list[BenchKernel]:
+        """What is measured on `device`: what the configuration names, else the usual ones."""
+        if self.bench.kernel is not None:
+            return self.bench.kernel
+        alone = self.parallel is Parallel.tensor
+        return usual_kernels(device, whole_model=self.whole_model, alone=alone)
 
     def check_processes(self, processes: int | None) -> None:
         """See `RunConfig`: tensor parallelism needs torchrun, and as many processes as its heads split over."""
@@ -255,8 +279,7 @@ class BenchConfig(RunConfig):
             return
         if processes is None:
             raise ValueError(
-                "parallel=tensor needs several processes: "
-                "torchrun --nproc-per-node 2 -m cli.main bench parallel=tensor 'bench.kernel=[cpu]'"
+                "parallel=tensor needs several processes: torchrun --nproc-per-node 2 -m cli.main bench parallel=tensor"
             )
         for name in self.bench.mechanism:
             try:

@@ -58,6 +58,10 @@ class RunConfig:
         if processes is not None and processes > 1:
             raise ValueError(f"torchrun started {processes} processes, and this command uses one: start it alone")
 
+    def needs_cuda(self) -> bool:
+        """Whether this can run on a CUDA device only."""
+        return self.device is Device.cuda
+
     def input_files(self) -> list[Path]:
         """Files of the user that the configuration names; their contents are part of a run's identity."""
         return []

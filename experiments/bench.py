@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,19 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from conf.bench_config import BenchConfig, BenchMode, LengthConfig, Parallel
+from conf.bench_kernels import BenchKernel
+from conf.run_config import Device
+from experiments.bench_machine import machine_line, measuring_gpu, processor_record, summary
 from experiments.bench_modes.attention import AttentionSetting, measure_attention
 from experiments.bench_modes.devices import bytes_per_device
 from experiments.bench_modes.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
+from experiments.bench_modes.gpu import Gpu
+from experiments.bench_modes.gpu_attention import measure_attention_on_gpu
 from experiments.bench_modes.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
 from experiments.bench_plan import plan
 from experiments.bench_records import log_rows, send_media, write_parquet
 from experiments.bench_tensor_parallel import bench_tensor_parallel
-from experiments.decoding.machine import Ceilings, measure_ceilings
+from experiments.decoding.machine import measure_ceilings
 from experiments.models.configuration import SHAPE_FIELDS, RlExpConfig
 from experiments.models.initialisation import initialise
 from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
@@ -44,7 +48,6 @@ from experiments.runs.run import Run
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-BUSY_SHARE = 0.75  # load average per core before a run, from which on other jobs may have slowed it down
 PAPER_XL = {"hidden_size": 2048, "query_heads": 16, "head_dim": 128}
 
 
@@ -58,12 +61,13 @@ def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
     if config.mode is BenchMode.plan:
         planned = map(config.planned_shape, config.bench.mechanism)
         return plan(config, run, {label(shape.attention): shape for shape in planned})
+    gpu = measuring_gpu(config)
     load_before = os.getloadavg()
-    rows, ceilings = {
+    rows, record = {
         BenchMode.attention: attention,
         BenchMode.generate: generate,
         BenchMode.serving: serving,
-    }[config.mode](config, run)
+    }[config.mode](config, run, gpu)
     log_rows(rows, run)
     measured = [row for row in rows if row["status"] == "measured"]
     if not measured:
@@ -78,7 +82,7 @@ def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_average_before": load_before,
         "load_average_after": os.getloadavg(),
-        "ceilings": [asdict(ceiling) for ceiling in ceilings.values()],
+        **record,
     }
     document = {
         "command": "bench",
@@ -103,7 +107,7 @@ def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
     run.console.print(machine_line(machine), highlight=False, soft_wrap=True)
     figures = draw(config.mode.value, rows, devices, title, run.figures)
     send_media(config, run, rows, figures)
-    return summary(rows, ceilings) | {"figures": [path.name for path in figures]}
+    return summary(rows, machine) | {"figures": [path.name for path in figures]}
 
 
 def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
@@ -134,7 +138,7 @@ def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
 # The modes that measure -----------------------------------------------------------------------------------------------
 
 
-def attention(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilings]]:
+def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], dict[str, Any]]:
     """One layer's attention step."""
     grid = config.bench
     shapes = attention_shapes(config)
@@ -147,7 +151,7 @@ def attention(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceili
             query_length=query_length,
             dtype=dtype.value,
             page_size=page_size,
-            threads=threads or torch.get_num_threads(),
+            threads=used_threads(threads, gpu),
             kernel=kernel.value,
         )
         for context, dtype, query_length, batch, page_size, threads, (name, shape), kernel in product(
@@ -158,22 +162,26 @@ def attention(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceili
             grid.page_size,
             grid.threads,
             shapes.items(),
-            grid.kernel,
+            kernels(config, gpu),
         )
     ]
     with run.progress("attention", len(settings)) as bar:
-        rows, ceilings = measure_attention(
-            settings,
-            rounds=grid.rounds,
-            cell_seconds=grid.cell_seconds,
-            memory_share=grid.memory_share,
-            seed=run.seeds.integer("order"),
-            progress=lambda text: bar.advance(1, now=text),
-        )
-    return [named(row, config) for row in rows], ceilings
+        options: dict[str, Any] = {
+            "rounds": grid.rounds,
+            "cell_seconds": grid.cell_seconds,
+            "memory_share": grid.memory_share,
+            "seed": run.seeds.integer("order"),
+            "progress": lambda text: bar.advance(1, now=text),
+        }
+        if gpu is not None:
+            rows, record = measure_attention_on_gpu(settings, gpu, **options)
+        else:
+            rows, ceilings = measure_attention(settings, **options)
+            record = processor_record(ceilings)
+    return [named(row, config) for row in rows], record
 
 
-def generate(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilings]]:
+def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], dict[str, Any]]:
     """Prefill and decode of whole models."""
     grid, options = config.bench, config.generate
     models = Models(config, run, options.vocabulary_size)
@@ -189,7 +197,7 @@ def generate(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilin
             new_tokens=options.new_tokens,
         )
         for context, batch, dtype, page_size, threads, kernel, name in product(
-            grid.context, grid.batch, grid.dtype, grid.page_size, grid.threads, grid.kernel, models.shapes
+            grid.context, grid.batch, grid.dtype, grid.page_size, grid.threads, kernels(config, gpu), models.shapes
         )
     ]
     with run.progress("generate", len(settings) * (2 if options.speculative else 1)) as bar:
@@ -214,10 +222,10 @@ def generate(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilin
                 seed=run.seeds.integer("prompts"),
                 progress=lambda text: bar.advance(1, now=text),
             )
-    return [named(row, config) for row in rows], ceilings
+    return [named(row, config) for row in rows], processor_record(ceilings)
 
 
-def serving(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceilings]]:
+def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], dict[str, Any]]:
     """Requests in a queue, at one cache budget for all mechanisms."""
     grid, options = config.bench, config.serving
     models = Models(config, run, options.vocabulary_size)
@@ -239,7 +247,7 @@ def serving(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceiling
             largest_batch=options.largest_batch,
             page_size=options.page_size,
         )
-        for dtype, threads, kernel, name in product(grid.dtype, grid.threads, grid.kernel, models.shapes)
+        for dtype, threads, kernel, name in product(grid.dtype, grid.threads, kernels(config, gpu), models.shapes)
     ]
     with run.progress("serving", len(settings) * grid.rounds) as bar:
         rows = measure_serving(
@@ -252,7 +260,18 @@ def serving(config: BenchConfig, run: Run) -> tuple[list[Row], dict[int, Ceiling
             seed=run.seeds.integer("order"),
             progress=lambda text: bar.advance(1, now=text),
         )
-    return [named(row, config) for row in rows], {torch.get_num_threads(): measure_ceilings()}
+    ceilings = {torch.get_num_threads(): measure_ceilings()}
+    return [named(row, config) for row in rows], processor_record(ceilings)
+
+
+def kernels(config: BenchConfig, gpu: Gpu | None) -> list[BenchKernel]:
+    """What is measured on the device of this run."""
+    return config.kernels(Device.cpu if gpu is None else Device.cuda)
+
+
+def used_threads(threads: int | None, gpu: Gpu | None) -> int | None:
+    """The processor's threads; None where it is not the processor that is measured."""
+    return None if gpu is not None else threads or torch.get_num_threads()
 
 
 # What is measured --------------------------------------------------------------------------------------------------
@@ -383,36 +402,3 @@ def draw(mode: str, rows: list[Row], devices: list[Row], title: str, directory: 
     except Exception:
         logger.warning("a figure could not be drawn", exc_info=True)
     return [figure for figure in figures if figure is not None]
-
-
-def machine_line(machine: dict[str, Any]) -> str:
-    """The ceilings of the run in words."""
-    parts = []
-    for ceiling in machine["ceilings"]:
-        threads = f"{ceiling['threads']} thread{'' if ceiling['threads'] == 1 else 's'}"
-        memory, cache = (ceiling[f"{place}_read_bytes"] / 1e9 for place in ("memory", "cache"))
-        peak, product = ceiling["fp32_flops"] / 1e9, ceiling["fp32_matmul_flops"] / 1e9
-        parts.append(f"{threads}: memory {memory:.1f} GB/s, cache {cache:.1f} GB/s")
-        parts.append(f"fp32 {peak:.0f} GFLOP/s, torch's own products {product:.0f} GFLOP/s")
-    before, after = machine["load_average_before"][0], machine["load_average_after"][0]
-    parts.append(f"load {before:.1f} before, {after:.1f} after")
-    if before > BUSY_SHARE * (os.cpu_count() or 1):
-        parts.append("[yellow]the machine was busy before: compare ratios only[/]")
-    return "[bold]machine[/]   " + "\n          ".join(parts)
-
-
-def summary(rows: list[Row], ceilings: dict[int, Ceilings]) -> dict[str, Any]:
-    """The headline: how much was measured, how near to the limit, the fastest mechanism."""
-    measured = [row for row in rows if row["status"] == "measured"]
-    best = max(measured, key=lambda row: row["tokens_per_second"])
-    fractions = sorted(row["fraction_of_limit"] for row in measured if "fraction_of_limit" in row)
-    machine = next(iter(ceilings.values()))
-    return {
-        "cells": len(rows),
-        "not_measured": len(rows) - len(measured),
-        **({"median_share_of_limit": fractions[len(fractions) // 2]} if fractions else {}),
-        "fastest": f"{best['mechanism']}, {best['tokens_per_second']:,.0f} tokens/s",
-        "memory_gigabytes_per_second": machine.memory_read_bytes / 1e9,
-        "fp32_gigaflops_per_second": machine.fp32_flops / 1e9,
-        "objective": -best["tokens_per_second"],
-    }

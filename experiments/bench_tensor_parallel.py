@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from conf.bench_config import BenchConfig
+from conf.run_config import Device
 from experiments.bench_modes.devices import bytes_per_device
 from experiments.bench_modes.tensor_parallel import ShardedSetting, measure_sharded
 from experiments.bench_records import log_rows
@@ -22,7 +23,9 @@ def bench_tensor_parallel(
     grid = config.bench
     run.resume_metrics(0)
     rows: list[dict[str, Any]] = []
-    cells = list(product(grid.context, grid.dtype, grid.query_length, grid.batch, shapes.items(), grid.kernel))
+    cells = list(
+        product(grid.context, grid.dtype, grid.query_length, grid.batch, shapes.items(), config.kernels(Device.cpu))
+    )
     with run.progress("tensor parallel", len(cells)) as bar:
         for context, dtype, query_length, batch, (name, shape), kernel in cells:
             setting = ShardedSetting(

@@ -1,5 +1,7 @@
 """One layer's attention over a full cache: every cell of a grid timed against the others and against the machine.
 
+This is the processor's side; `gpu_attention` measures the same settings on a GPU.
+
 Cells of the same batch, context, storage and pages are set up together and visited in rounds, in a new random order
 each round. Before each timed call either 256 MiB of other memory are read, which measures the bandwidth of that moment
 and drives the cell's data out of the processor's caches (`memory`-resident), or, where the data are a small part of
@@ -14,7 +16,7 @@ import gc
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -30,7 +32,7 @@ from ..decoding.layout import row_layout
 from ..decoding.machine import CeilingProbe, Ceilings, measure_ceilings
 from ..models.shapes import AttentionShape
 
-OUR_KERNELS = ("cpu", "reference")
+OUR_KERNELS = ("cpu", "reference", "triton")
 # What a kernel's name stands for: of several stock paths the faster one is reported.
 STOCK_PATHS = {"sdpa": ("sdpa",), "flex": ("flex",), "matmul": ("matmul_query_key", "matmul_key_query")}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,7 +43,7 @@ USUAL_CACHE_BYTES = 32 * 2**20  # where the system does not say
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSetting:
-    """One cell of the grid. `mechanism` is the name to show, `threads` None is torch's present number."""
+    """One cell of the grid. `mechanism` is the name to show, `threads` None torch's present number, or a GPU's none."""
 
     mechanism: str
     shape: AttentionShape
@@ -50,7 +52,7 @@ class AttentionSetting:
     query_length: int
     dtype: str
     page_size: int | None
-    threads: int
+    threads: int | None
     kernel: str
 
     @property
@@ -118,14 +120,14 @@ def measure_attention(
     rows: dict[int, dict[str, Any]] = {}
     try:
         for threads in dict.fromkeys(setting.threads for setting in settings):
-            torch.set_num_threads(threads)
-            ceilings[threads] = measure_ceilings()
+            torch.set_num_threads(threads or before)
+            present = ceilings[threads or before] = measure_ceilings()
             probe = CeilingProbe()
             own = [(number, setting) for number, setting in enumerate(settings) if setting.threads == threads]
-            for block in _blocks(own):
+            for block in blocks(own):
                 measured = _measure_block(
                     [setting for _, setting in block],
-                    ceilings[threads],
+                    present,
                     probe,
                     rounds=rounds,
                     cell_seconds=cell_seconds,
@@ -139,7 +141,7 @@ def measure_attention(
     return [rows[number] for number in range(len(settings))], ceilings
 
 
-def _blocks(settings: list[tuple[int, AttentionSetting]]) -> Iterable[list[tuple[int, AttentionSetting]]]:
+def blocks(settings: list[tuple[int, AttentionSetting]]) -> Iterable[list[tuple[int, AttentionSetting]]]:
     """What is measured side by side: all mechanisms, query lengths and kernels of one size of cache."""
 
     def block(numbered: tuple[int, AttentionSetting]) -> tuple[Any, ...]:
@@ -163,17 +165,7 @@ def _measure_block(
 ) -> list[dict[str, Any]]:
     """Set up, warm up, time and let go of one block. A block larger than memory is measured part by part."""
     rows: list[dict[str, Any]] = []
-    rest = list(settings)
-    while rest:
-        budget = int(memory_share * free_memory())
-        needed = 0
-        part: list[AttentionSetting] = []
-        while rest:
-            more = rest[0].needed_bytes() if rest[0].needed_bytes() <= budget else 0  # else it is left out anyway
-            if part and needed + more > budget:
-                break
-            part.append(rest.pop(0))
-            needed += more
+    for part, budget in parts_within_memory(settings, lambda: int(memory_share * free_memory())):
         cells: list[_Cell | dict[str, Any]] = []
         for setting in part:
             progress(f"{setting.mechanism} {setting.kernel} {setting.context}")
@@ -184,20 +176,46 @@ def _measure_block(
     return rows
 
 
+def parts_within_memory(
+    settings: Sequence[AttentionSetting], memory: Callable[[], int]
+) -> Iterator[tuple[list[AttentionSetting], int]]:
+    """Consecutive settings that fit `memory()` bytes side by side, and those bytes, asked for anew for every part.
+
+    A setting that is larger by itself is a member of a part too: it is left out when that is set up.
+    """
+    rest = list(settings)
+    while rest:
+        budget, needed = memory(), 0
+        part: list[AttentionSetting] = []
+        while rest:
+            more = rest[0].needed_bytes() if rest[0].needed_bytes() <= budget else 0
+            if part and needed + more > budget:
+                break
+            part.append(rest.pop(0))
+            needed += more
+        yield part, budget
+
+
+def beyond_memory(setting: AttentionSetting, budget: int) -> str | None:
+    """Why the setting is left out where it needs more than `budget` bytes, else None."""
+    needed = setting.needed_bytes()
+    if needed <= budget:
+        return None
+    return (
+        f"needs {needed / 1e9:,.2f} GB, bench.memory_share of the free memory is {budget / 1e9:,.2f} GB: use a "
+        "shorter context, a smaller batch or dtype bf16"
+    )
+
+
 def _set_up(
     setting: AttentionSetting, budget: int, rounds: int, cell_seconds: float, seed: int
 ) -> _Cell | dict[str, Any]:
     """Allocate and call everything once; where that cannot be, the row that says why."""
-    needed = setting.needed_bytes()
     try:
         cell = setting.cell()
         cost = cell.cost()
-        described = setting.labels() | _cost_columns(setting, cost)
-        if needed > budget:
-            reason = (
-                f"needs {needed / 1e9:,.2f} GB, bench.memory_share of the free memory is {budget / 1e9:,.2f} GB: use a "
-                "shorter context, a smaller batch or dtype bf16"
-            )
+        described = setting.labels() | cost_columns(setting, cost)
+        if reason := beyond_memory(setting, budget):
             return described | {"status": "skipped", "reason": reason}
         ours = [path for path in setting.paths if path in OUR_KERNELS]
         calls: dict[str, Callable[[], Any]] = dict(
@@ -217,7 +235,7 @@ def _set_up(
         message = (str(error).strip() or repr(error)).splitlines()[0]
         reason = message if isinstance(error, ValueError) else f"{type(error).__name__}: {message}"
         try:
-            columns = _cost_columns(setting, setting.cell().cost())
+            columns = cost_columns(setting, setting.cell().cost())
         except ValueError:
             columns = {}
         return setting.labels() | columns | {"status": "failed", "reason": reason}
@@ -257,7 +275,7 @@ def _time(cells: Sequence[_Cell], probe: CeilingProbe, ceilings: Ceilings, seed:
 
 def _row(cell: _Cell, ceilings: Ceilings) -> dict[str, Any]:
     setting, cost = cell.setting, cell.cost
-    row = setting.labels() | _cost_columns(setting, cost) | {"residence": cell.resident}
+    row = setting.labels() | cost_columns(setting, cost) | {"residence": cell.resident}
     if cell.error:
         return row | {"status": "failed", "reason": cell.error}
     path = min(cell.seconds, key=lambda name: float(np.median(cell.seconds[name])))
@@ -284,7 +302,7 @@ def _row(cell: _Cell, ceilings: Ceilings) -> dict[str, Any]:
     }
 
 
-def _cost_columns(setting: AttentionSetting, cost: AttentionCost) -> dict[str, Any]:
+def cost_columns(setting: AttentionSetting, cost: AttentionCost) -> dict[str, Any]:
     return {
         "query_heads": setting.shape.query_heads,
         "head_dim": setting.shape.head_dim,

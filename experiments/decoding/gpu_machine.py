@@ -30,11 +30,19 @@ class GpuCeilings:
     memory_read_bytes: float
     memory_copy_bytes: float  # bytes read plus bytes written
     bf16_matmul_flops: float
+    tf32_matmul_flops: float
+    fp32_matmul_flops: float
 
     @property
     def memory_bytes(self) -> float:
         """The better of reading and copying: what a kernel that moves bytes is held against."""
         return max(self.memory_read_bytes, self.memory_copy_bytes)
+
+    def matmul_flops(self, dtype: torch.dtype) -> float:
+        """The peak for numbers stored as `dtype`: fp32 is exact in fp32 units, or as three tf32 products."""
+        if dtype == torch.float32:
+            return max(self.fp32_matmul_flops, self.tf32_matmul_flops / 3)
+        return self.bf16_matmul_flops
 
 
 class Timer(Protocol):
@@ -83,22 +91,31 @@ class GraphTimer:
 
 
 def measure_gpu_ceilings(timer: Timer, device: torch.device) -> GpuCeilings:
-    """A few seconds: one pass of reading and one of copying 2 GiB, and bf16 products of 8192 x 8192."""
+    """A few seconds: 2 GiB read, 2 GiB copied, and products of 8192 x 8192 in bf16, tf32 and fp32."""
     source = torch.ones(MEMORY_BYTES // 4, device=device)
     target = torch.empty_like(source)
     generator = torch.Generator(device).manual_seed(0)
     left, right = (  # random numbers: a product of zeros draws less power and runs faster
-        torch.randn(MATMUL_SIZE, MATMUL_SIZE, generator=generator, device=device).bfloat16() for _ in range(2)
+        torch.randn(MATMUL_SIZE, MATMUL_SIZE, generator=generator, device=device) for _ in range(2)
     )
+    half_left, half_right = left.bfloat16(), right.bfloat16()
+    product = 2 * MATMUL_SIZE**3
     calls: dict[str, tuple[Callable[[], object], int]] = {
         "memory_read_bytes": (source.sum, MEMORY_BYTES),
         "memory_copy_bytes": (lambda: target.copy_(source), 2 * MEMORY_BYTES),
-        "bf16_matmul_flops": (lambda: left @ right, 2 * MATMUL_SIZE**3),
+        "bf16_matmul_flops": (lambda: half_left @ half_right, product),
+        "tf32_matmul_flops": (lambda: left @ right, product),
+        "fp32_matmul_flops": (lambda: left @ right, product),
     }
     best = {}
-    for name, (call, amount) in calls.items():
-        prepared, _ = timer.prepare(call)
-        best[name] = amount / min(timer.seconds(prepared) for _ in range(CEILING_ROUNDS))
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    try:
+        for name, (call, amount) in calls.items():
+            torch.backends.cuda.matmul.allow_tf32 = name == "tf32_matmul_flops"
+            prepared, _ = timer.prepare(call)
+            best[name] = amount / min(timer.seconds(prepared) for _ in range(CEILING_ROUNDS))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
     return GpuCeilings(**best)
 
 

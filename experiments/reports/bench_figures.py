@@ -68,15 +68,21 @@ def draw_roofline(rows: Sequence[Row], directory: Path) -> Path | None:
         figure, axis = plt.subplots(figsize=(6.6, 4.2))
         low, high = min(row["intensity"] for row in rows) / 2, max(row["intensity"] for row in rows) * 2
         intensities = np.geomspace(low, high, 200)
-        peak = max(row["peak_flops"] for row in rows)
+        # A processor computes in fp32 whatever is stored; a GPU has a peak for every storage.
+        peaks: dict[str, float] = {}
+        for row in rows:
+            name = row.get("peak_name", "fp32")
+            peaks[name] = max(peaks.get(name, 0.0), row["peak_flops"])
         for residence, style in (("memory", "-"), ("cache", "--")):
             rates = [row["bandwidth"] for row in rows if row["residence"] == residence]
             if rates:
                 rate = float(np.median(rates))
                 label = f"{'memory' if residence == 'memory' else 'cache'} {rate / 1e9:.0f} GB/s"
-                limit = np.minimum(peak, rate * intensities) / 1e9
+                limit = np.minimum(max(peaks.values()), rate * intensities) / 1e9
                 axis.plot(intensities, limit, style, color=BLACK, linewidth=1.2, label=label)
-        axis.axhline(peak / 1e9, color=GREY, linewidth=0.8, linestyle=":", label=f"fp32 {peak / 1e9:.0f} GFLOP/s")
+        for name, peak in peaks.items():
+            label = f"{name} {peak / 1e9:,.0f} GFLOP/s"
+            axis.axhline(peak / 1e9, color=GREY, linewidth=0.8, linestyle=":", label=label)
         for row in rows:
             axis.plot(
                 row["intensity"],

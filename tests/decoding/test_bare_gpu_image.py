@@ -32,7 +32,7 @@ def import_all(names, refused=()):
     They are hidden, not broken: transformers asks whether it could import them.
     """
     program = f"refused = {tuple(refused)!r}\n{HIDE}" + "".join(f"import {name}\n" for name in names)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "decoding")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "decoding")])
     environment = os.environ | {"PYTHONPATH": path, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     return done.stderr if done.returncode else ""

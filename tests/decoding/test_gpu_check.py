@@ -7,12 +7,13 @@ import sys
 import pytest
 import torch
 from decode_cases import MECHANISMS, small_shape
+from gpu_cases import CEILINGS, CountingTimer
 
 from experiments.decoding import gpu_check, gpu_tuning
 from experiments.decoding.cache import STORAGE_DTYPES
 from experiments.decoding.gpu_check import Budget, exit_code, run_groups, run_parity
 from experiments.decoding.gpu_goals import judge_goals, ratios
-from experiments.decoding.gpu_machine import CLOCK_FIELDS, GpuCeilings, clocks
+from experiments.decoding.gpu_machine import CLOCK_FIELDS, clocks
 from experiments.decoding.gpu_parity import (
     ParityCase,
     check_parity,
@@ -34,22 +35,7 @@ from experiments.decoding.kernel_benchmark import AttentionCell
 from experiments.decoding.reference import reference_attend
 
 CPU = torch.device("cpu")
-CEILINGS = GpuCeilings(memory_read_bytes=3e12, memory_copy_bytes=2e12, bf16_matmul_flops=8e14)
 UNLIMITED = Budget(1e9)
-
-
-class CountingTimer:
-    """Says that a call took a second the first time, two the second, ..."""
-
-    def __init__(self):
-        self.runs = 0
-
-    def prepare(self, call):
-        return call, True
-
-    def seconds(self, prepared):
-        self.runs += 1
-        return float(self.runs)
 
 
 def silent(text):
@@ -203,6 +189,28 @@ def test_cells_are_rows_with_their_distance_to_the_limits():
         assert row["fraction_of_limit"] == pytest.approx(row["floor_seconds"] / row["seconds"])
         assert row["worst_row_error"] < 1e-2
     assert json.dumps(rows)
+
+
+def test_the_peak_of_fp32_storage_is_the_better_of_fp32_units_and_three_tf32_products():
+    assert CEILINGS.matmul_flops(torch.bfloat16) == CEILINGS.matmul_flops(torch.float16) == 8e14
+    assert CEILINGS.matmul_flops(torch.float32) == 1e14
+    (row,) = measure([speed_cell(dtype=torch.float32)])
+    assert row["fraction_of_matmul"] == pytest.approx(row["flops"] / row["seconds"] / 1e14)
+
+
+def test_a_group_gets_the_rounds_that_its_seconds_allow_and_at_least_five():
+    timer = CountingTimer()
+    rows = measure_group(
+        [speed_cell()],
+        attend=reference_attend,
+        timer=timer,
+        ceilings=CEILINGS,
+        device=CPU,
+        most_rounds=7,
+        seconds=100.0,
+    )
+    assert rows[0]["runs"] == 7
+    assert measure([speed_cell()])[0]["runs"] == 5  # the first call takes a second of the usual 1.5
 
 
 def test_the_straightforward_kernel_is_measured_beside_ours():

@@ -1,0 +1,55 @@
+"""The GPU that a benchmark measures on, as one small object: tests put another in its place."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..decoding.gpu_machine import GpuCeilings, GraphTimer, Timer, clocks, describe_gpu, measure_gpu_ceilings
+
+
+class Gpu:
+    """Where tensors live, what times calls on them, what the device is and can at most do."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.timer: Timer = GraphTimer(device)
+
+    def ceilings(self) -> GpuCeilings:
+        """Measured now, in a few seconds."""
+        found = measure_gpu_ceilings(self.timer, self.device)
+        self.release()
+        return found
+
+    def description(self) -> dict[str, Any]:
+        """Name, memory and capability, as torch sees them."""
+        return describe_gpu(self.device)
+
+    def clocks(self) -> Mapping[str, str] | None:
+        """Driver, clocks, power and temperature of this moment; None where nvidia-smi does not answer."""
+        return clocks()
+
+    def free_memory(self) -> int:
+        """Bytes that can be allocated, what torch holds and does not use included."""
+        self.release()
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return int(free)
+
+    def release(self) -> None:
+        """Give back what torch holds and does not use."""
+        torch.cuda.empty_cache()
+
+
+def open_gpu(*, needs_triton: bool) -> Gpu:
+    """The present CUDA device. Raises ValueError where there is none, or where Triton kernels cannot be timed on it."""
+    if not torch.cuda.is_available():
+        raise ValueError("no CUDA device is found by torch: use device=cpu, or install a CUDA build of torch")
+    if needs_triton and importlib.util.find_spec("triton") is None:
+        raise ValueError("bench.kernel=[triton] needs the package triton: pip install 'rl-exp[triton]'")
+    if needs_triton and os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes"):
+        raise ValueError("TRITON_INTERPRET is set, and interpreted kernels are no measurement: unset it")
+    return Gpu(torch.device("cuda", torch.cuda.current_device()))
