@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -187,6 +188,11 @@ class DecodeCache:
             rows = storage.view(-1, storage.shape[-1]).index_select(0, slots)
             step.append_rows(layer, rows.repeat(len(targets), 1))
 
+    def write_rows(self, layer: int, slots: Tensor, rows: Tensor) -> None:
+        """Write whole rows [n, E] at `slots` [n] of a layer; one that is named twice must be given equal rows."""
+        storage = self.storage[layer]
+        storage.view(-1, storage.shape[-1]).index_copy_(0, slots, rows.to(storage.dtype))
+
     def _requested(self, counts: Sequence[int] | int, sequences: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
         sequence_ids = np.arange(self.batch_size) if sequences is None else np.asarray(sequences, np.int64)
         if len(np.unique(sequence_ids)) != len(sequence_ids):
@@ -212,6 +218,8 @@ class CacheStep:
     `lengths` [b] int32 include the new tokens. With ragged counts the states of a step are right-aligned,
     as the queries of a kernel are: of T = max(counts) columns, the last counts[i] of row i are new tokens,
     the others are ignored.
+
+    It is worked out on the host (`host_*`, numpy); tensors on the cache's device are made when they are asked for.
     """
 
     def __init__(
@@ -224,14 +232,42 @@ class CacheStep:
         positions = (before - self.query_length + new_tokens)[:, None] + columns  # [b, T]
         rows, cells = sequence_ids[:, None], np.where(is_new, positions, 0)
         pages = cache._page_table[rows, cells // cache.page_size].astype(np.int64)
-        slots = pages * cache.page_size + cells % cache.page_size
-        self._slots = torch.from_numpy(slots[is_new]).to(cache.device)
-        # Which of the b * T columns are new tokens; None where all are
-        self.new = None if is_new.all() else torch.from_numpy(np.flatnonzero(is_new)).to(cache.device)
+        self.host_slots = (pages * cache.page_size + cells % cache.page_size)[is_new]  # [new tokens]
+        self.host_new = None if is_new.all() else np.flatnonzero(is_new)  # which of the b * T columns; None: all
+        self.host_positions = positions  # [b, T] int32; negative where not a token
+        self.host_lengths = cache._lengths[sequence_ids]
+        self.host_page_table = cache._page_table[sequence_ids]
         self._states_shape = (len(sequence_ids), self.query_length)
-        self.positions = torch.from_numpy(positions).to(cache.device)  # [b, T] int32; negative where not a token
-        self.lengths = torch.from_numpy(cache._lengths[sequence_ids]).to(cache.device)
-        self.page_table = torch.from_numpy(cache._page_table[sequence_ids]).to(cache.device)
+
+    @property
+    def longest(self) -> int:
+        """Cached tokens of the longest sequence of the step, the new ones included."""
+        return int(self.host_lengths.max(initial=0))
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """Rows of a layer's storage that the new tokens take, [new tokens]."""
+        return torch.from_numpy(self.host_slots).to(self.cache.device)
+
+    @cached_property
+    def new(self) -> Tensor | None:
+        """Which of the b * T columns are new tokens; None where all are."""
+        return None if self.host_new is None else torch.from_numpy(self.host_new).to(self.cache.device)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """[b, T] int32; negative where a column is no new token."""
+        return torch.from_numpy(self.host_positions).to(self.cache.device)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[b] int32, the new tokens included."""
+        return torch.from_numpy(self.host_lengths).to(self.cache.device)
+
+    @cached_property
+    def page_table(self) -> Tensor:
+        """[b, pages per sequence] int32."""
+        return torch.from_numpy(self.host_page_table).to(self.cache.device)
 
     def layer(self, layer: int) -> CacheLayer:
         """The layer's storage with the page table of this step's sequences."""
@@ -252,10 +288,9 @@ class CacheStep:
             if self.new is not None:
                 columns = columns.index_select(0, self.new)
             target = rows[:, offset : offset + columns.shape[1]]
-            target.index_copy_(0, self._slots, columns.to(storage.dtype))
+            target.index_copy_(0, self.slots, columns.to(storage.dtype))
             offset += columns.shape[1]
 
     def append_rows(self, layer: int, rows: Tensor) -> None:
         """Write whole rows of new tokens only, [sum(counts), E]: sequence by sequence, each in token order."""
-        storage = self.cache.storage[layer]
-        storage.view(-1, storage.shape[-1]).index_copy_(0, self._slots, rows.to(storage.dtype))
+        self.cache.write_rows(layer, self.slots, rows)

@@ -27,6 +27,7 @@ from ..models.transformer import RlExpForCausalLM
 from .attention import DecodeKernel
 from .model_step import DecodeModel
 from .sampling import BatchSampling, SampledTokens, SamplingOptions, sample, sequence_seed
+from .static_step import CudaGraphs, StaticSteps
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class DecodeEngine:
     `batch_size` sequences run at a time, each of up to `max_length` tokens, prompt and new ones together. With a
     `page_size` (1 to 64) sequences share `pages` pages, or as many as fit `cache_bytes`; otherwise each has rows of
     its own. `prefill_tokens` bounds the prompt tokens read in one step (a longer prompt is read in a step of its own).
-    The weights are a copy: call `refresh` when the model has changed.
+    The weights are a copy: call `refresh` when the model has changed. On a GPU steps are CUDA graphs.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class DecodeEngine:
         self.cache = self.model.new_cache(
             batch_size=batch_size, max_length=max_length, page_size=page_size, pages=pages, dtype=cache_dtype
         )
+        self.static_steps = StaticSteps(self.model, self.cache, CudaGraphs()) if self.model.capturable else None
         self.prefill_tokens = prefill_tokens
         self.waiting: deque[ActiveSequence] = deque()
         self.running: list[ActiveSequence] = []
@@ -222,10 +224,19 @@ class DecodeEngine:
         running = self.running
         if self._batch is None:
             self._batch = batch_sampling(running)
-        tokens = torch.tensor([[sequence.tokens[-1]] for sequence in running], device=self.model.device)
-        logits = self.model.decode(self.cache, tokens, [sequence.slot for sequence in running])[:, 0]
+        tokens, slots = [sequence.tokens[-1] for sequence in running], [sequence.slot for sequence in running]
         positions = np.array([len(sequence.tokens) for sequence in running])
-        return self._take(running, [1] * len(running), sample(logits, self._batch, positions))
+        if self.static_steps is not None and self._batch.plain_at(positions):
+            drawn = self.static_steps.draw(tokens, slots, self._batch, positions)
+        else:
+            drawn = sample(self._logits_after(np.array(tokens)[:, None], slots)[:, 0], self._batch, positions)
+        return self._take(running, [1] * len(running), drawn)
+
+    def _logits_after(self, tokens: np.ndarray, slots: Sequence[int], counts: Sequence[int] | None = None) -> Tensor:
+        """Append `tokens` [b, T], of which the last counts[i] of row i count: logits [b, T, V] until the next step."""
+        if self.static_steps is not None:
+            return self.static_steps.logits(tokens, slots, counts)
+        return self.model.decode(self.cache, torch.from_numpy(tokens).to(self.model.device), slots, counts)
 
     def _take(
         self, sequences: Sequence[ActiveSequence], counts: Sequence[int], drawn: SampledTokens, prompt_tokens: int = 0

@@ -8,7 +8,9 @@ equal length, so no padding is computed. Samples of one prompt share its computa
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import cast
 
@@ -22,17 +24,31 @@ from ..models.rotary import rotation_at
 from ..models.shapes import AttentionMechanism
 from ..models.transformer import RlExpForCausalLM
 from .attention import DecodeKernel, attend
-from .cache import CacheLayer, CacheStep, DecodeCache
+from .cache import CacheLayer, DecodeCache
 from .cpu_linear import PanelLinear, entry_points
-from .prepared_layer import Rotations, TorchLinear, prepared_layer, weights_of
+from .prepared_layer import Rotations, TorchLinear, keep_memory, prepared_layer, weights_of
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """All that a step reads besides weights and cached rows; tensors on the model's device."""
+
+    tokens: Tensor  # [b, T] int64
+    positions: Tensor  # [b * T], at least 0
+    slots: Tensor  # [n] rows of a layer's storage that are written
+    written: Tensor | None  # [n] which of the b * T columns is written there; None: all, in order
+    lengths: Tensor  # [b] int32, the new tokens included
+    page_table: Tensor  # [b, pages per sequence] int32
+    longest: int  # no length is greater
 
 
 class DecodeModel:
     """Prefill and decode of an `RlExpForCausalLM` in fp32, whatever the dtype of its parameters.
 
     It holds a copy of the weights in the form that small steps want: call `refresh` when the model has changed.
-    `kernel` None or `cpu` runs attention and linear layers in C++ on a CPU; `reference`, and None elsewhere, is plain
-    torch. Keys that are rotated on reading (`tied_key_value`) have no kernel: attention is plain torch in any case.
+    `kernel` None or `cpu` runs attention and linear layers in C++ on a CPU; None on a GPU is `triton` where that is
+    installed; `reference` is plain torch. Keys that are rotated on reading (`tied_key_value`) have no kernel: attention
+    is plain torch in any case.
     """
 
     def __init__(self, model: RlExpForCausalLM, *, kernel: DecodeKernel | str | None = None) -> None:
@@ -47,7 +63,7 @@ class DecodeModel:
         self.vocabulary: int = self.config.vocab_size
         self.device: torch.device = model.head.weight.device
         if kernel is None:
-            kernel = DecodeKernel.cpu if self.device.type == "cpu" else DecodeKernel.reference
+            kernel = usual_kernel(self.device)
         self.kernel = DecodeKernel(kernel)
         # Without a compiler, which the kernel's own warning tells, everything is torch.
         self._compiled = self.kernel is DecodeKernel.cpu and entry_points() is not None
@@ -56,10 +72,20 @@ class DecodeModel:
         self._prepare_ends()
 
     def refresh(self) -> None:
-        """Take the model's present weights, in milliseconds: after every update of a policy."""
+        """Take the model's present weights, in milliseconds: after every update of a policy.
+
+        Torch's matrices stay where they are in memory, so that a captured graph reads the new weights.
+        """
+        before = [] if self._compiled else self._tensors()
         for layer in self.layers:
             layer.refresh()
         self._prepare_ends()
+        keep_memory(before, [] if self._compiled else self._tensors())
+
+    def _tensors(self) -> list[Tensor]:
+        """Everything that `refresh` makes, without the compiled library, in a fixed order."""
+        ends = [self.embedding, *cast(TorchLinear, self.head).tensors()]
+        return [*ends, *(tensor for layer in self.layers for tensor in layer.tensors())]
 
     def new_cache(
         self,
@@ -118,17 +144,35 @@ class DecodeModel:
 
         With `counts` the last counts[i] columns of row i are tokens; logits of the others have no meaning.
         """
-        batch, query_length = tokens.shape
-        step = cache.reserve(query_length if counts is None else counts, sequences)
-        hidden = self._embed(tokens.flatten())  # (N, d) with N = b * T
-        rotation = self._rotation(step.positions.flatten().clamp(min=0), cache.max_length)
+        step = cache.reserve(tokens.shape[1] if counts is None else counts, sequences)
+        positions = step.positions.flatten().clamp(min=0)
+        inputs = StepInputs(tokens, positions, step.slots, step.new, step.lengths, step.page_table, step.longest)
+        return self.step(cache, inputs)
+
+    @torch.inference_mode()
+    def step(self, cache: DecodeCache, inputs: StepInputs) -> Tensor:
+        """`decode` as a function of `inputs` alone, for which `cache` has made room: logits [b, T, V].
+
+        With the triton kernel, and for keys that are rotated on reading, no shape depends on the inputs' numbers and
+        nothing waits for the device: it can be captured as a CUDA graph.
+        """
+        batch, query_length = inputs.tokens.shape
+        hidden = self._embed(inputs.tokens.flatten())  # (N, d) with N = b * T
+        rotation = self._rotation(inputs.positions, cache.max_length)
         for index, layer in enumerate(self.layers):
             queries, rows, gate = layer.project(hidden, rotation)
-            step.append_rows(index, rows if step.new is None else rows.index_select(0, step.new))
+            written = rows if inputs.written is None else rows.index_select(0, inputs.written)
+            cache.write_rows(index, inputs.slots, written)
             queries = layer.absorb(queries).unflatten(0, (batch, query_length))
-            heads = self._attend(queries, step, index, cache.max_length).flatten(0, 1)
+            heads = self._attend(queries, cache, index, inputs).flatten(0, 1)
             hidden = layer.finish(hidden, layer.release(heads), gate)
         return self._logits(hidden).unflatten(0, (batch, query_length))
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `step` can be a CUDA graph on this model's device."""
+        static = self.kernel is DecodeKernel.triton or self.shape.mechanism is AttentionMechanism.tied_key_value
+        return self.device.type == "cuda" and static
 
     def _prefill_chunk(
         self, cache: DecodeCache, prompts: Sequence[Sequence[int]], places: Sequence[Sequence[int]]
@@ -168,21 +212,24 @@ class DecodeModel:
             hidden = layer.finish(hidden, heads, gate)
         return self._logits(hidden.index_select(0, last))
 
-    def _attend(self, queries: Tensor, step: CacheStep, index: int, max_length: int) -> Tensor:
+    def _attend(self, queries: Tensor, cache: DecodeCache, index: int, inputs: StepInputs) -> Tensor:
+        layer = CacheLayer(cache.storage[index], inputs.page_table)
         if self.shape.mechanism is AttentionMechanism.tied_key_value:
-            return self._attend_rotating(queries, step.layer(index), step.lengths, max_length)
-        return attend(self.shape, queries, step.layer(index), step.lengths, kernel=self.kernel)
+            return self._attend_rotating(queries, layer, inputs.lengths, inputs.longest, cache.max_length)
+        return attend(self.shape, queries, layer, inputs.lengths, kernel=self.kernel)
 
-    def _attend_rotating(self, queries: Tensor, layer: CacheLayer, lengths: Tensor, max_length: int) -> Tensor:
+    def _attend_rotating(
+        self, queries: Tensor, layer: CacheLayer, lengths: Tensor, longest: int, max_length: int
+    ) -> Tensor:
         """Decode attention where a key is the cached state, rotated at its own position: (b, T, H, D)."""
-        longest, page_size = int(lengths.max()), layer.storage.shape[1]
+        page_size = layer.storage.shape[1]
         pages = layer.page_table[:, : -(-longest // page_size)].clamp(0, len(layer.storage) - 1).long()
         rows = layer.storage[:, :longest][pages].flatten(1, 2)[:, :longest].float()  # (b, longest, E)
         times = torch.arange(longest, device=self.device)
         rows = rows.masked_fill((times >= lengths[:, None])[..., None], 0.0)  # what lies there may be NaN
         tied = rows.unflatten(-1, (self.shape.key_value_heads, self.shape.head_dim))
         keys = tied.flatten(0, 1).clone()
-        Rotations(self._table(max_length)[:longest].repeat(len(lengths), 1)).of_heads(keys)
+        Rotations(self.rotation_table(max_length)[:longest].repeat(len(lengths), 1)).of_heads(keys)
         seen = lengths[:, None] - queries.shape[1] + torch.arange(queries.shape[1], device=self.device)  # (b, T)
         heads = F.scaled_dot_product_attention(
             queries.transpose(1, 2),
@@ -207,9 +254,9 @@ class DecodeModel:
         self.head = linear(head, epsilon=self.decoder.norm.eps)
 
     def _rotation(self, positions: Tensor, max_length: int) -> Rotations:
-        return Rotations(self._table(max_length).index_select(0, positions))
+        return Rotations(self.rotation_table(max_length).index_select(0, positions))
 
-    def _table(self, max_length: int) -> Tensor:
+    def rotation_table(self, max_length: int) -> Tensor:
         """The rotation of every position, (at least max_length, R/2) complex64."""
         if len(self._turns) < max_length:
             positions = torch.arange(max_length, device=self.device)[None]
@@ -218,3 +265,11 @@ class DecodeModel:
             cosine, sine = (empty, empty) if rotation is None else (part[0, :, 0] for part in rotation)
             self._turns = torch.complex(cosine, sine)
         return self._turns
+
+
+def usual_kernel(device: torch.device) -> DecodeKernel:
+    """The fastest of ours that can run on `device`."""
+    if device.type == "cpu":
+        return DecodeKernel.cpu
+    has_triton = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    return DecodeKernel.triton if has_triton else DecodeKernel.reference

@@ -13,7 +13,7 @@ cache row (see `layout`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -41,6 +41,10 @@ class TorchLinear:
         outputs = F.linear(inputs, self.weight, self.bias)
         return outputs if residual is None else outputs + residual
 
+    def tensors(self) -> list[Tensor]:
+        """Weight and bias."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
 
 class TorchBlock:
     """The twin of `PanelBlock` in plain torch."""
@@ -53,6 +57,10 @@ class TorchBlock:
         normed = F.rms_norm(hidden, hidden.shape[-1:], None, self.epsilon)
         gates, values = self.gate_and_up(normed).chunk(2, dim=-1)
         return self.down(F.silu(gates).mul_(values), hidden)
+
+    def tensors(self) -> list[Tensor]:
+        """Those of the three matrices."""
+        return [tensor for part in (self.output, self.gate_and_up, self.down) for tensor in part.tensors()]
 
 
 class PreparedLayer:
@@ -82,6 +90,10 @@ class PreparedLayer:
             self.linear(weights_of(feed_forward.output.weight)),
             epsilon=block.feed_forward_norm.eps,
         )
+
+    def tensors(self) -> list[Tensor]:
+        """What `refresh` has prepared, where that is plain torch."""
+        return [*cast(TorchLinear, self.input).tensors(), *cast(TorchBlock, self.finish_block).tensors()]
 
     def input_order(self) -> Tensor:
         """The order in which the rows of the input projection are taken: pairs side by side."""
@@ -238,6 +250,12 @@ class PreparedLatent(PreparedLayer):
             self.value_bias = grouped_bias[:, 1].flatten().contiguous()  # (H * D)
         self.latent_ups = [self.linear(*pair) for pair in zip(latent_up.flatten(1, 3), raised_bias, strict=True)]
 
+    def tensors(self) -> list[Tensor]:
+        linears = cast("list[TorchLinear]", [*self.query_ups, *self.latent_ups])
+        biases = [] if self.value_bias is None else [self.value_bias]
+        of_linears = [tensor for linear in linears for tensor in linear.tensors()]
+        return [*super().tensors(), *of_linears, self.key_up, self.value_up, *biases]
+
     def input_order(self) -> Tensor:
         shape = self.shape
         split = shape.query_latent_dim + shape.latent_heads * shape.latent_dim
@@ -331,3 +349,10 @@ def folded(norm: LatentNorm) -> Tensor:
 def weights_of(parameter: Tensor) -> Tensor:
     """A parameter in fp32, cut off from the gradient."""
     return parameter.detach().float()
+
+
+def keep_memory(before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+    """Put the tensors of `after`, with their values, where those of `before` lie: equal shapes, pair by pair."""
+    for old, new in zip(before, after, strict=True):
+        old.copy_(new)
+        new.data = old

@@ -73,6 +73,7 @@ class BatchSampling:
         self.min_new_tokens = None if min_new_tokens is None else np.array(min_new_tokens)
         self.greedy = torch.tensor([option.temperature == 0.0 for option in options])
         self.all_greedy, self.any_greedy = bool(self.greedy.all()), bool(self.greedy.any())
+        self.given_temperatures = np.array([option.temperature for option in options], np.float32)  # 0: greedy
         temperatures = torch.tensor([option.temperature or 1.0 for option in options])
         self.temperatures = None if bool((temperatures == 1.0).all()) else temperatures[:, None]
         self.top_k = torch.tensor([option.top_k for option in options])
@@ -81,6 +82,10 @@ class BatchSampling:
 
     def __len__(self) -> int:
         return len(self.hashed_seeds)
+
+    def plain_at(self, positions: np.ndarray) -> bool:
+        """Whether `draw_plainly` draws the tokens of these indices."""
+        return not (self.filters_top_k or self.filters_top_p or self.forbidden(positions))
 
     def forbidden(self, positions: np.ndarray) -> tuple[list[int], list[int]] | None:
         """Rows and stop tokens that `min_new_tokens` rules out for the tokens of these indices."""
@@ -112,11 +117,27 @@ def sample(logits: Tensor, batch: BatchSampling, positions: np.ndarray) -> Sampl
     scaled = allowed if batch.temperatures is None else allowed / batch.temperatures.to(logits.device)
     scaled = filtered(scaled, batch)
     sampling = policy if scaled is logits else scaled.log_softmax(dim=-1)
-    tokens = _inverse_of_distribution(sampling, uniforms(batch.hashed_seeds, positions))
+    noise = torch.from_numpy(uniforms(batch.hashed_seeds, positions)).to(logits.device)
+    tokens = _inverse_of_distribution(sampling, noise)
     drawn = sampling.gather(1, tokens)
     if likeliest is not None:
         greedy = batch.greedy.to(logits.device)[:, None]
         tokens, drawn = torch.where(greedy, likeliest, tokens), torch.where(greedy, 0.0, drawn)
+    return SampledTokens(tokens[:, 0], policy.gather(1, tokens)[:, 0], drawn[:, 0])
+
+
+def draw_plainly(logits: Tensor, noise: Tensor, temperatures: Tensor) -> SampledTokens:
+    """`sample` where nothing is filtered and nothing forbidden, as a function of tensors of the logits' device.
+
+    `noise` [b] fp64 as `uniforms` makes it; `temperatures` [b] fp32, 0 where greedy. No shape depends on a number and
+    nothing waits for the device.
+    """
+    policy = logits.log_softmax(dim=-1)
+    likeliest = logits.argmax(dim=-1, keepdim=True)
+    greedy = (temperatures == 0.0)[:, None]
+    sampling = (logits / temperatures.masked_fill(temperatures == 0.0, 1.0)[:, None]).log_softmax(dim=-1)
+    tokens = torch.where(greedy, likeliest, _inverse_of_distribution(sampling, noise))
+    drawn = sampling.gather(1, tokens).masked_fill(greedy, 0.0)
     return SampledTokens(tokens[:, 0], policy.gather(1, tokens)[:, 0], drawn[:, 0])
 
 
@@ -151,10 +172,10 @@ def sequence_seed(seed: int, sample: int) -> int:
     return int(_scramble(_scramble(words[:1]) ^ words[1:])[0])
 
 
-def _inverse_of_distribution(log_probabilities: Tensor, noise: np.ndarray) -> Tensor:
-    """The first token whose cumulative probability passes the noise, [b, 1]: never one of probability 0."""
+def _inverse_of_distribution(log_probabilities: Tensor, noise: Tensor) -> Tensor:
+    """The first token whose cumulative probability passes the noise [b], [b, 1]: never one of probability 0."""
     cumulative = log_probabilities.exp().cumsum(dim=-1, dtype=torch.float64)
-    border = torch.from_numpy(noise).to(cumulative.device)[:, None] * cumulative[:, -1:]
+    border = noise[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, border, right=True).clamp_(max=cumulative.shape[1] - 1)
 
 

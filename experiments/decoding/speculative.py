@@ -154,8 +154,7 @@ class SpeculativeEngine(DecodeEngine):
         counts = [1 + len(proposal) for proposal in proposals]
         slots = [sequence.slot for sequence in running]
         texts = [[sequence.tokens[-1], *proposal] for sequence, proposal in zip(running, proposals, strict=True)]
-        tokens = right_aligned(texts).to(self.model.device)
-        logits = self.model.decode(self.cache, tokens, slots, counts)
+        logits = self._logits_after(right_aligned(texts).numpy(), slots, counts)
         logits = torch.cat([row[-count:] for row, count in zip(logits, counts, strict=True)])  # [sum(counts), V]
         rows = [sequence for sequence, count in zip(running, counts, strict=True) for _ in range(count)]
         positions = np.concatenate([np.arange(count) for count in counts])

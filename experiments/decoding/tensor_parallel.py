@@ -192,7 +192,7 @@ class TensorParallelDecoder:
 
     def _attend_rotating(self, attention: Attention, queries: Tensor, step: CacheStep, index: int) -> Tensor:
         """Keys that are rotated when they are read (tied_key_value): the kernels know none, so the model's own form."""
-        length = int(step.lengths[0])
+        length = int(step.host_lengths[0])
         rows = step.layer(index).storage[:, :length].float()  # a contiguous cache: page b is sequence b
         slots = torch.arange(length)
         mask = slots <= step.positions[:1, None, :, None]  # (1, 1, T, S)
