@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,6 +116,17 @@ class WandbSink:
             if isinstance(value, int | float | str):
                 self._run.summary[key] = value
         self._run.finish(exit_code=exit_code)
+
+
+def leave_wandb_service() -> None:
+    """Let go of W&B's background process when it has died.
+
+    The next run of this process starts another one, and W&B does not look for the dead one when Python ends.
+    """
+    import wandb
+
+    with suppress(Exception):  # it says good-bye to the dead process
+        wandb.teardown(exit_code=1)
 
 
 def choose_wandb_mode(asked: str) -> str:

@@ -41,7 +41,7 @@ from experiments.runs.artifacts import ArtifactStore
 from experiments.runs.files import read_json, write_in_place, write_json, write_text
 from experiments.runs.identity import content_hash
 from experiments.runs.manifest import describe_environment, now
-from experiments.runs.metrics import JsonlSink, WandbSink, choose_wandb_mode
+from experiments.runs.metrics import JsonlSink, WandbSink, choose_wandb_mode, leave_wandb_service
 from experiments.runs.ranks import Ranks
 from experiments.runs.seeds import SeedStreams
 
@@ -133,9 +133,16 @@ class Run:
             return
         try:
             getattr(self._wandb, method)(payload)
-        except Exception:
-            logger.warning("W&B failed and is left out from here on; metrics.jsonl goes on", exc_info=True)
+        except Exception as error:
             self._wandb = None
+            self._tell_lost_wandb("failed and is left out from here on; metrics.jsonl goes on", error)
+
+    def _tell_lost_wandb(self, what: str, error: Exception) -> None:
+        logger.warning("W&B %s", what, exc_info=error)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        self.console.print(f"[yellow]W&B {what} ({escape(reason)})[/]", highlight=False)
+        if isinstance(error, ConnectionError):
+            leave_wandb_service()
 
     # Progress and status ---------------------------------------------------------------------------------------
 
@@ -249,8 +256,8 @@ class Run:
             return
         try:
             sink.close(exit_code=exit_code, summary=summary)
-        except Exception:
-            logger.warning("W&B could not be finished", exc_info=True)
+        except Exception as error:
+            self._tell_lost_wandb("could not be finished; metrics.jsonl is whole", error)
 
 
 class RunProgress:
