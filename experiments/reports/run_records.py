@@ -129,15 +129,19 @@ def read_record(directory: Path, *, now: datetime | None = None, stale_after: fl
     summary = _mapping(directory / "summary.json", problems)
     _check_metrics(directory / "metrics.jsonl", problems)
     heartbeat = _moment((status or {}).get("heartbeat"))
-    age = None if heartbeat is None else max(0.0, ((now or datetime.now(UTC)) - heartbeat).total_seconds())
+    silent = None if heartbeat is None else ((now or datetime.now(UTC)) - heartbeat).total_seconds()
     if status is None:
         state = UNREADABLE if config or manifest or problems else EMPTY
         problems.insert(0, "status.json is missing" if state == UNREADABLE else "the folder holds no run")
     else:
         state = str(status["state"])
-    if state == RunState.running and (age is None or age > stale_after):
+    if state == RunState.running and (silent is None or abs(silent) > stale_after):
         state = STALE
-        problems.append("said to be running, but gave no sign of life since; the same command continues it")
+        ahead = silent is not None and silent < 0  # a live run would have written another by now
+        sign = (
+            "its last sign of life lies in the future (a clock was set back)" if ahead else "gave no sign of life since"
+        )
+        problems.append(f"said to be running, but {sign}; the same command continues it")
     if state == RunState.finished and not summary and not (directory / "summary.json").exists():
         problems.append("finished without a summary.json")
     if state in (RunState.failed, RunState.interrupted) and (status or {}).get("reason"):
@@ -148,7 +152,7 @@ def read_record(directory: Path, *, now: datetime | None = None, stale_after: fl
         experiment=str(manifest.get("experiment") or directory.parent.name),
         id=directory.name,
         state=state,
-        age=age,
+        age=None if silent is None else max(0.0, silent),
         seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
         settings=flatten(config),
         differences=_special(flatten(differences)),
