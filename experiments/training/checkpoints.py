@@ -42,7 +42,8 @@ def save_checkpoint(
     OSError, such as that of a full disk, names the file, leaves nothing of this step, and touches no other one.
     """
     ranks = ranks or Ranks()
-    final, aside = directory / f"step_{step:08d}", directory / f".step_{step:08d}.tmp"
+    final = directory / f"step_{step:08d}"
+    aside = directory / f".step_{step:08d}.{ranks.broadcast(os.getpid())}.tmp"  # one folder for all ranks
     try:
         _write(aside, step, state, ranks)
     except BaseException:
