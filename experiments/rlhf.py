@@ -174,6 +174,8 @@ def named_step(step: int) -> Iterator[None]:
     """Inside, what a reward, the task or the update raises says in which step it happened."""
     try:
         yield
+    except OSError:  # of a file, which it names
+        raise
     except Exception as error:
         raise RuntimeError(f"step {step}: {str(error) or type(error).__name__}") from error
 
