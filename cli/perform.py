@@ -54,7 +54,7 @@ def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> 
     # Jobs that run at the same time share one screen: there each of them says when it begins and how it ended.
     console = Console(quiet=beside_others)
     values = plain(composed)
-    identity = run_id(values, config.input_files())
+    identity = run_id(values, config.input_files(), config.counted_processes())
     output_dir = Path(config.output_dir)
     directory = output_dir / command.experiment / identity
     if (sweep_directory := _sweep_directory()) is not None:
@@ -119,7 +119,7 @@ def _follow(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -
         with open_follower_run(
             output_dir=Path(config.output_dir),
             experiment=command.experiment,
-            run_id=run_id(plain(composed), config.input_files()),
+            run_id=run_id(plain(composed), config.input_files(), config.counted_processes()),
             seed=config.seed,
             attempt=decision["attempt"],
             ranks=ranks,

@@ -17,6 +17,7 @@ from conf.run_config import Device, RunConfig
 from conf.train_config import AttentionConfig, ModelConfig, TrainConfig
 from experiments.decoding.cost_model import device_shape
 from experiments.models.shapes import LATENT, AttentionMechanism, AttentionShape, ModelShape
+from experiments.runs.ranks import launched_by_torchrun
 
 LARGEST_PAGE = 64
 LARGEST_BATCH = 4096  # sequences that serving decodes at once; every one has its buffers
@@ -279,13 +280,19 @@ class BenchConfig(RunConfig):
             return
         if processes is None:
             raise ValueError(
-                "parallel=tensor needs several processes: torchrun --nproc-per-node 2 -m cli.main bench parallel=tensor"
+                "parallel=tensor needs several processes: torchrun --nproc-per-node 2 --no-python rl-exp bench "
+                "parallel=tensor"
             )
         for name in self.bench.mechanism:
             try:
                 device_shape(self.attention_shape(name), processes)
             except ValueError as error:
                 raise ValueError(f"{name} over {processes} processes of torchrun: {error}") from None
+
+    def counted_processes(self) -> int | None:
+        """See `RunConfig`: what a rank keeps depends on how many there are."""
+        launched = launched_by_torchrun()
+        return launched.size if launched and self.parallel is Parallel.tensor else None
 
     def attention_shape(self, name: str) -> AttentionShape:
         """The layer of mechanism `name` (gta, gqa-8) at the size of `model`."""

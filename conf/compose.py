@@ -216,7 +216,7 @@ def _checked_job(command: Command, overrides: list[str]) -> Job:
     config = _compose(command, overrides)
     checked = typed(command, config)
     try:
-        return Job(tuple(overrides), config, run_id(plain(config), checked.input_files()))
+        return Job(tuple(overrides), config, run_id(plain(config), checked.input_files(), checked.counted_processes()))
     except OSError as error:
         raise UserError(_unreadable(error)) from error
 

@@ -62,6 +62,10 @@ class RunConfig:
         """Whether this can run on a CUDA device only."""
         return self.device is Device.cuda
 
+    def counted_processes(self) -> int | None:
+        """The number of torchrun's processes where results depend on it; None where they do not."""
+        return None
+
     def input_files(self) -> list[Path]:
         """Files of the user that the configuration names; their contents are part of a run's identity."""
         return []

@@ -67,18 +67,25 @@ def bench_tensor_parallel(
 
 
 def sharded_table(rows: list[dict[str, Any]]) -> Table:
-    """A line per cell."""
+    """A line per cell; what all cells share stands in the caption, so that the table fits a terminal."""
+    settings = {"context": "context", "batch": "batch", "query_length": "query length", "dtype": "", "kernel": "kernel"}
+    shared = [name for name in settings if len({row[name] for row in rows}) == 1]
+    varying = [name for name in settings if name not in shared]
+    caption = ", ".join(f"{settings[name]} {rows[0][name]}".strip() for name in shared)
     table = Table(
-        *("attention", "context", "batch", "query\nlength", "storage", "kernel", "bytes\nalone", "bytes\nper rank"),
-        *("copies", "largest\ndifference", "step of the\nslowest rank, µs"),
-        title=f"one attention layer over {rows[0]['tensor_parallel']} ranks · bytes per token, as predicted",
+        "attention",
+        *(settings[name] or "storage" for name in varying),
+        *("bytes alone", "bytes per rank", "copies", "difference", "µs a step"),
+        title=f"one attention layer over {rows[0]['tensor_parallel']} ranks",
+        caption=f"{caption}; bytes per token, as predicted; difference: the largest to the whole layer's output; "
+        "the slowest rank's median step",
     )
     for row in rows:
         table.add_row(
             row["mechanism"].upper(),
-            *(str(row[name]) for name in ("context", "batch", "query_length", "dtype", "kernel")),
-            *(f"{row[name]:.0f}" for name in ("whole_bytes", "bytes", "duplication_factor")),
-            f"{row['largest_difference']:.1e}",
+            *(str(row[name]) for name in varying),
+            *(f"{row[name]:,.0f}" for name in ("whole_bytes", "bytes", "duplication_factor")),
+            f"{row['largest_difference']:.0e}",
             f"{1e6 * row['seconds']:,.0f}",
         )
     return table

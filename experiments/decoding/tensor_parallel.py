@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional  # what DTensor stands on; torch.compile sees through it
 from torch import Tensor
 
 from ..models.attention import Attention
@@ -200,9 +201,9 @@ class TensorParallelDecoder:
         return attention.attend(queries, (rows, rows[..., :0]), mask, rotation)
 
     def _sum(self, partial: Tensor) -> Tensor:
-        if dist.is_initialized():
-            dist.all_reduce(partial, group=self.group)
-        return partial
+        if not dist.is_initialized():
+            return partial
+        return functional.wait_tensor(functional.all_reduce(partial, "sum", self.group or dist.group.WORLD))
 
 
 def run_in_processes(

@@ -30,14 +30,17 @@ def content_hash(value: object, digits: int = 16) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
 
 
-def run_id(config: Mapping[str, Any], input_files: Sequence[Path] = ()) -> str:
+def run_id(config: Mapping[str, Any], input_files: Sequence[Path] = (), processes: int | None = None) -> str:
     """Ten hexadecimal digits: the same for a single run and for the same job of any sweep under any launcher.
 
-    `input_files` are files that the configuration names: a run over other contents is another run.
+    `input_files` are files that the configuration names: a run over other contents is another run. `processes` is
+    given where a result belongs to a number of them.
     """
     identity: dict[str, Any] = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     if input_files:
         identity["input_files"] = [sha256_unless_unchanged(path) for path in input_files]  # once for all jobs
+    if processes is not None:
+        identity["processes"] = processes
     return content_hash(identity, digits=10)
 
 

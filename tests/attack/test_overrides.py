@@ -78,7 +78,7 @@ def attack(examples: int):
     return settings(max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=checks)
 
 
-@attack(40)
+@attack(300)
 @given(line=command_lines())
 def test_any_overrides_give_jobs_or_one_line_and_write_nothing(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -87,7 +87,7 @@ def test_any_overrides_give_jobs_or_one_line_and_write_nothing(line, tmp_path, m
 
 
 @pytest.mark.slow
-@attack(3000)
+@attack(4000)
 @given(line=command_lines())
 def test_thousands_of_overrides_give_jobs_or_one_line(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from torchrun import torchrun
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from conf.commands import COMMANDS
+from conf.compose import plan_jobs
+
 WORDS = (
     *("bench", "parallel=tensor", "model=nano", "bench.kernel=[reference]", "bench.mechanism=[mha,gqa,gta,mla,gla]"),
     *("bench.batch=[2]", "bench.context=[12]", "bench.query_length=[2]", "bench.rounds=3", "tracking.mode=disabled"),
 )
-
-
-def torchrun(
-    folder: Path, *words: str, module: tuple[str, ...] = ("-m", "cli.main")
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            *module,
-            *words,
-        ],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +55,20 @@ def test_the_first_rank_alone_speaks_and_a_finished_run_is_not_computed_again(pa
     assert again.stdout.count("is finished already") == 1
 
 
+def test_another_number_of_ranks_is_another_run(monkeypatch):
+    names = set()
+    for size in (1, 2, 4):
+        for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": size}.items():
+            monkeypatch.setenv(name, str(value))
+        (job,), _ = plan_jobs(COMMANDS["bench"], list(WORDS[1:]), multirun=False)
+        names.add(job.run_id)
+    assert len(names) == 3
+
+
 def test_without_torchrun_it_is_one_line_that_names_torchrun(rl_exp, tmp_path):
     result = rl_exp(*WORDS)
     assert result.exit_code == 2, result.output
-    assert "torchrun --nproc-per-node 2 -m cli.main bench parallel=tensor" in result.stderr
+    assert "torchrun --nproc-per-node 2 --no-python rl-exp bench parallel=tensor" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,7 +98,7 @@ def test_a_killed_rank_ends_the_run_as_failed_with_exit_code_1(tmp_path):
         "from cli.main import main\n"
         "main()\n"
     )
-    result = torchrun(tmp_path, *WORDS, module=("killer.py",))
+    result = torchrun(tmp_path, *WORDS, program=("killer.py",))
     assert result.returncode == 1
     assert result.stdout.count("a rank was killed (of 2") == 1, result.stdout + result.stderr
     (status,) = (tmp_path / "outputs" / "bench").glob("*/status.json")
@@ -131,7 +118,7 @@ def test_the_first_rank_tells_what_failed_on_another(tmp_path):
         "from cli.main import main\n"
         "main()\n"
     )
-    result = torchrun(tmp_path, *WORDS, module=("failing.py",))
+    result = torchrun(tmp_path, *WORDS, program=("failing.py",))
     assert result.returncode == 1
     assert result.stdout.count("rank 1 of 2 failed: ValueError: a reason of its own") == 1, (
         result.stdout + result.stderr
