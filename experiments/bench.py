@@ -29,13 +29,13 @@ from experiments.bench_machine import machine_line, measuring_gpu, processor_rec
 from experiments.bench_modes.attention import AttentionSetting, measure_attention
 from experiments.bench_modes.devices import bytes_per_device
 from experiments.bench_modes.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
-from experiments.bench_modes.gpu import Gpu
+from experiments.bench_modes.gpu import Gpu, OnGpu, recorded
 from experiments.bench_modes.gpu_attention import measure_attention_on_gpu
 from experiments.bench_modes.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
 from experiments.bench_plan import plan
 from experiments.bench_records import log_rows, send_media, write_parquet
 from experiments.bench_tensor_parallel import bench_tensor_parallel
-from experiments.decoding.machine import measure_ceilings
+from experiments.decoding.machine import Ceilings, measure_ceilings
 from experiments.models.configuration import SHAPE_FIELDS, RlExpConfig
 from experiments.models.initialisation import initialise
 from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
@@ -174,7 +174,7 @@ def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row]
             "progress": lambda text: bar.advance(1, now=text),
         }
         if gpu is not None:
-            rows, record = measure_attention_on_gpu(settings, gpu, **options)
+            rows, record = recorded(gpu, lambda on_gpu: measure_attention_on_gpu(settings, on_gpu, **options))
         else:
             rows, ceilings = measure_attention(settings, **options)
             record = processor_record(ceilings)
@@ -192,7 +192,7 @@ def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row],
             context=context,
             dtype=dtype.value,
             page_size=page_size,
-            threads=threads or torch.get_num_threads(),
+            threads=used_threads(threads, gpu),
             kernel=kernel.value,
             new_tokens=options.new_tokens,
         )
@@ -200,29 +200,44 @@ def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row],
             grid.context, grid.batch, grid.dtype, grid.page_size, grid.threads, kernels(config, gpu), models.shapes
         )
     ]
+    seed = run.seeds.integer("prompts")
     with run.progress("generate", len(settings) * (2 if options.speculative else 1)) as bar:
-        rows, ceilings = measure_generation(
-            settings,
-            models.get,
-            models.shapes,
-            rounds=grid.rounds,
-            cell_seconds=grid.cell_seconds,
-            memory_share=grid.memory_share,
-            peers=[peer.value for peer in options.peers],
-            seed=run.seeds.integer("prompts"),
-            progress=lambda text: bar.advance(1, now=text),
-        )
-        if options.speculative:
-            rows += measure_speculation(
+
+        def progress(text: str) -> None:
+            bar.advance(1, now=text)
+
+        def measure(on_gpu: OnGpu | None) -> tuple[list[Row], dict[int, Ceilings]]:
+            rows, ceilings = measure_generation(
                 settings,
                 models.get,
-                draft_tokens=options.draft_tokens,
-                repeated_tokens=options.repeated_tokens,
-                rounds=min(3, grid.rounds),
-                seed=run.seeds.integer("prompts"),
-                progress=lambda text: bar.advance(1, now=text),
+                models.shapes,
+                rounds=grid.rounds,
+                cell_seconds=grid.cell_seconds,
+                memory_share=grid.memory_share,
+                peers=[peer.value for peer in options.peers],
+                seed=seed,
+                progress=progress,
+                on_gpu=on_gpu,
             )
-    return [named(row, config) for row in rows], processor_record(ceilings)
+            if options.speculative:
+                rows += measure_speculation(
+                    settings,
+                    models.get,
+                    draft_tokens=options.draft_tokens,
+                    repeated_tokens=options.repeated_tokens,
+                    rounds=min(3, grid.rounds),
+                    seed=seed,
+                    progress=progress,
+                    on_gpu=on_gpu,
+                )
+            return rows, ceilings
+
+        if gpu is not None:
+            (rows, _), record = recorded(gpu, measure)
+        else:
+            rows, ceilings = measure(None)
+            record = processor_record(ceilings)
+    return [named(row, config) for row in rows], record
 
 
 def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], dict[str, Any]]:
@@ -241,7 +256,7 @@ def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], 
         ServingSetting(
             mechanism=name,
             dtype=dtype.value,
-            threads=threads or torch.get_num_threads(),
+            threads=used_threads(threads, gpu),
             kernel=kernel.value,
             cache_bytes=int(options.cache_megabytes * 1e6),
             largest_batch=options.largest_batch,
@@ -250,18 +265,25 @@ def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], 
         for dtype, threads, kernel, name in product(grid.dtype, grid.threads, kernels(config, gpu), models.shapes)
     ]
     with run.progress("serving", len(settings) * grid.rounds) as bar:
-        rows = measure_serving(
-            settings,
-            models.get,
-            models.shapes,
-            arrivals,
-            rounds=grid.rounds,
-            memory_share=grid.memory_share,
-            seed=run.seeds.integer("order"),
-            progress=lambda text: bar.advance(1, now=text),
-        )
-    ceilings = {torch.get_num_threads(): measure_ceilings()}
-    return [named(row, config) for row in rows], processor_record(ceilings)
+
+        def measure(on_gpu: OnGpu | None) -> list[Row]:
+            return measure_serving(
+                settings,
+                models.get,
+                models.shapes,
+                arrivals,
+                rounds=grid.rounds,
+                memory_share=grid.memory_share,
+                seed=run.seeds.integer("order"),
+                progress=lambda text: bar.advance(1, now=text),
+                on_gpu=on_gpu,
+            )
+
+        if gpu is not None:
+            rows, record = recorded(gpu, measure)
+        else:
+            rows, record = measure(None), processor_record({torch.get_num_threads(): measure_ceilings()})
+    return [named(row, config) for row in rows], record
 
 
 def kernels(config: BenchConfig, gpu: Gpu | None) -> list[BenchKernel]:

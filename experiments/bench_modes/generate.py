@@ -4,11 +4,16 @@ All mechanisms of one batch and context take turns in rounds of random order. A 
 cache (prefill), then draws `new_tokens` greedy tokens for every sequence, step by step. Prompts are random tokens:
 time does not depend on what is said.
 
+On a GPU weights are held in the type of the cache, steps are CUDA graphs, and the ceilings are the device's: memory
+bandwidth and matrix products. A model that stays in the L2 cache may be faster than its floor. Every step ends with its
+tokens on the host, so the processor's clock is the right one.
+
 Legend: B sequences, V vocabulary.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import time
@@ -23,6 +28,7 @@ from transformers import StoppingCriteria
 
 from ..decoding.engine import DecodeEngine, Request
 from ..decoding.generation_benchmark import compare_speculation
+from ..decoding.gpu_machine import GpuCeilings
 from ..decoding.machine import CeilingProbe, Ceilings, measure_ceilings
 from ..decoding.model_step import DecodeModel
 from ..decoding.peers import LLAMA_PEERS, Peer, generate_with_peer, peer_model
@@ -31,6 +37,7 @@ from ..decoding.whole_model_cost import Placement, step_cost
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
 from .attention import CACHE_SHARE, DTYPES, free_memory, last_level_cache_bytes
+from .gpu import PEAK_NAMES, OnGpu
 
 OURS, SPECULATIVE = "rl-exp", "rl-exp speculative"
 PEER_NAMES = {  # what tables and rows call transformers' ways to generate
@@ -50,7 +57,7 @@ class GenerateSetting:
     context: int
     dtype: str
     page_size: int | None
-    threads: int
+    threads: int | None  # None: on a GPU
     kernel: str
     new_tokens: int
 
@@ -85,8 +92,9 @@ def measure_generation(
     peers: Sequence[str],
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
+    on_gpu: OnGpu | None = None,
 ) -> tuple[list[dict[str, Any]], dict[int, Ceilings]]:
-    """A row for every setting and system, and the ceilings by number of threads.
+    """A row for every setting and system, and the processor's ceilings by number of threads (none where on a GPU).
 
     `peers` are names of `decoding.peers.Peer`. `model_of` gives the model of a mechanism's name, `shapes` its
     arithmetic. A cell that cannot be measured says why.
@@ -96,21 +104,26 @@ def measure_generation(
     rows: list[dict[str, Any]] = []
     try:
         for threads in dict.fromkeys(setting.threads for setting in settings):
-            torch.set_num_threads(threads)
-            ceilings[threads] = measure_ceilings()
-            probe = CeilingProbe()
+            probe: CeilingProbe | None = None
+            limits: Ceilings | GpuCeilings
+            if on_gpu is not None:
+                limits = on_gpu.ceilings
+            else:
+                torch.set_num_threads(threads or before)
+                limits = ceilings[threads or before] = measure_ceilings()
+                probe = CeilingProbe()
             own = [setting for setting in settings if setting.threads == threads]
-            models = _Models(model_of, shapes, memory_share)
+            models = _Models(model_of, shapes, memory_share, on_gpu)
             for key in dict.fromkeys((s.batch, s.context, s.dtype, s.page_size, s.kernel) for s in own):
                 visited: list[_Visited | dict[str, Any]] = []
                 for setting in own:
                     if (setting.batch, setting.context, setting.dtype, setting.page_size, setting.kernel) == key:
                         progress(f"{setting.mechanism} batch {setting.batch} context {setting.context}")
-                        visited += _set_up(setting, models, peers, memory_share, seed)
+                        visited += _set_up(setting, models, peers, seed)
                 bandwidth = _time(
                     [one for one in visited if isinstance(one, _Visited)], probe, rounds, cell_seconds, seed
                 )
-                rows += [one if isinstance(one, dict) else _row(one, ceilings[threads], bandwidth) for one in visited]
+                rows += [one if isinstance(one, dict) else _row(one, limits, bandwidth) for one in visited]
     finally:
         torch.set_num_threads(before)
     return rows, ceilings
@@ -120,35 +133,59 @@ class _Models:
     """The models of a grid, each made once; refused before anything is allocated where they do not fit."""
 
     def __init__(
-        self, model_of: Callable[[str], RlExpForCausalLM], shapes: Mapping[str, ModelShape], memory_share: float
+        self,
+        model_of: Callable[[str], RlExpForCausalLM],
+        shapes: Mapping[str, ModelShape],
+        memory_share: float,
+        on_gpu: OnGpu | None,
     ) -> None:
-        self.model_of, self.shapes, self.memory_share = model_of, shapes, memory_share
-        self._made: dict[tuple[str, str], tuple[RlExpForCausalLM, DecodeModel]] = {}
-        self._llamas: dict[str, Any] = {}
+        self.model_of, self.shapes, self.memory_share, self.on_gpu = model_of, shapes, memory_share, on_gpu
+        self._made: dict[tuple[str, ...], tuple[RlExpForCausalLM, DecodeModel]] = {}
+        self._llamas: dict[tuple[str, ...], Any] = {}
 
-    def get(self, mechanism: str, kernel: str) -> tuple[RlExpForCausalLM, DecodeModel]:
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return torch.device("cpu") if self.on_gpu is None else self.on_gpu.gpu.device
+
+    def get(self, mechanism: str, kernel: str, dtype: str) -> tuple[RlExpForCausalLM, DecodeModel]:
         """The model, and its weights prepared for decoding (a second copy of them)."""
-        if (mechanism, kernel) not in self._made:
-            refuse_beyond_memory(
-                8 * self.shapes[mechanism].parameters(), self.memory_share, "the model's weights, held twice,"
-            )
-            model = self.model_of(mechanism)
-            self._made[mechanism, kernel] = (model, DecodeModel(model, kernel=kernel))
-        return self._made[mechanism, kernel]
+        weights = weight_dtype(self.on_gpu, dtype)
+        key = (mechanism, kernel, str(weights))
+        if key not in self._made:
+            self.refuse(2 * weights.itemsize * self.shapes[mechanism].parameters(), "the model's weights, held twice,")
+            model = model_on(self.on_gpu, self.model_of(mechanism), weights)
+            self._made[key] = (model, DecodeModel(model, kernel=kernel, dtype=weights))
+        return self._made[key]
 
-    def peer(self, mechanism: str, kernel: str, peer: Peer) -> Any:
+    def peer(self, mechanism: str, kernel: str, dtype: str, peer: Peer) -> Any:
         """What generates for this peer; a Llama is made once, so that its compiled forward pass is kept."""
-        model, _ = self.get(mechanism, kernel)
+        model, _ = self.get(mechanism, kernel, dtype)
         if peer not in LLAMA_PEERS:
             return model
-        if mechanism not in self._llamas:
-            self._llamas[mechanism] = peer_model(model, peer)
-        return self._llamas[mechanism]
+        key = (mechanism, str(model.dtype))
+        if key not in self._llamas:
+            self._llamas[key] = peer_model(model, peer)
+        return self._llamas[key]
+
+    def refuse(self, needed: int, what: str) -> None:
+        """ValueError where `needed` bytes are more than the share of the free memory."""
+        refuse_beyond_memory(needed, self.memory_share, what, self.on_gpu)
 
 
-def refuse_beyond_memory(needed: int, memory_share: float, what: str) -> None:
-    """ValueError where `needed` bytes are more than that share of the free memory."""
-    free = free_memory()
+def weight_dtype(on_gpu: OnGpu | None, dtype: str) -> torch.dtype:
+    """The type of the weights of a model whose cache stores `dtype`: on a processor fp32 always."""
+    return torch.float32 if on_gpu is None else DTYPES[dtype]
+
+
+def model_on(on_gpu: OnGpu | None, model: RlExpForCausalLM, dtype: torch.dtype) -> RlExpForCausalLM:
+    """The model itself on a processor, else a copy of it on the GPU, its weights in `dtype`."""
+    return model if on_gpu is None else copy.deepcopy(model).to(device=on_gpu.gpu.device, dtype=dtype)
+
+
+def refuse_beyond_memory(needed: int, memory_share: float, what: str, on_gpu: OnGpu | None = None) -> None:
+    """ValueError where `needed` bytes are more than that share of the free memory, the GPU's where it is one."""
+    free = free_memory() if on_gpu is None else on_gpu.gpu.free_memory()
     if needed > memory_share * free:
         raise ValueError(
             f"{what} need {needed / 1e9:,.2f} GB, bench.memory_share of the free memory is "
@@ -157,12 +194,12 @@ def refuse_beyond_memory(needed: int, memory_share: float, what: str) -> None:
 
 
 def _set_up(
-    setting: GenerateSetting, models: _Models, peers: Sequence[str], memory_share: float, seed: int
+    setting: GenerateSetting, models: _Models, peers: Sequence[str], seed: int
 ) -> list[_Visited | dict[str, Any]]:
     visited: list[_Visited | dict[str, Any]] = []
     for peer in (None, *map(Peer, peers)):
         try:
-            visited.append(_visited(setting, peer, models, memory_share, seed))
+            visited.append(_visited(setting, peer, models, seed))
         except Exception as error:  # one cell's failure is its row
             status = "skipped" if isinstance(error, ValueError) else "failed"
             reason = f"{type(error).__name__}: {error}" if status == "failed" else str(error)
@@ -174,19 +211,20 @@ def _system(peer: Peer | None) -> str:
     return OURS if peer is None else PEER_NAMES[peer]
 
 
-def _visited(setting: GenerateSetting, peer: Peer | None, models: _Models, memory_share: float, seed: int) -> _Visited:
+def _visited(setting: GenerateSetting, peer: Peer | None, models: _Models, seed: int) -> _Visited:
     shape = models.shapes[setting.mechanism]
     element = DTYPES[setting.dtype].itemsize
     length = setting.context + setting.new_tokens + 1
     cache_bytes = setting.batch * length * shape.layers * shape.attention.cached_elements() * element
-    refuse_beyond_memory(cache_bytes, memory_share, "the cache")
-    model, prepared = models.get(setting.mechanism, setting.kernel)
+    models.refuse(cache_bytes, "the cache")
+    model, prepared = models.get(setting.mechanism, setting.kernel, setting.dtype)
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(0, model.config.vocab_size, (setting.batch, setting.context), generator=generator)
     if peer is not None:
-        other = models.peer(setting.mechanism, setting.kernel, peer)
+        other = models.peer(setting.mechanism, setting.kernel, setting.dtype, peer)
+        there = prompts.to(models.device)
         return _Visited(
-            setting, _system(peer), lambda: _visit_peer(other, peer, prompts, setting.new_tokens), shape, cache_bytes=0
+            setting, _system(peer), lambda: _visit_peer(other, peer, there, setting.new_tokens), shape, cache_bytes=0
         )
     engine = DecodeEngine(
         prepared,
@@ -229,14 +267,16 @@ class _Watch(StoppingCriteria):
         self.since = time.perf_counter()
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        if input_ids.is_cuda:
+            torch.cuda.synchronize(input_ids.device)
         now = time.perf_counter()
         self.seconds.append(now - self.since)
         self.since = now
-        return torch.zeros(len(input_ids), dtype=torch.bool)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _time(
-    visited: Sequence[_Visited], probe: CeilingProbe, rounds: int, cell_seconds: float, seed: int
+    visited: Sequence[_Visited], probe: CeilingProbe | None, rounds: int, cell_seconds: float, seed: int
 ) -> float | None:
     """Fill in the seconds of all systems of one cell; returns the bandwidth measured in between."""
     order, bandwidths = random.Random(seed), []
@@ -249,7 +289,8 @@ def _time(
             if one.error or (number > 1 and spent > cell_seconds):
                 continue
             try:
-                bandwidths.append(probe.memory_read())
+                if probe is not None:
+                    bandwidths.append(probe.memory_read())
                 prefill, steps = one.visit()
             except Exception as error:
                 one.error = f"{type(error).__name__}: {error}"
@@ -260,17 +301,24 @@ def _time(
     return float(np.median(bandwidths)) if bandwidths else None
 
 
-def _row(one: _Visited, ceilings: Ceilings, bandwidth: float | None) -> dict[str, Any]:
+def _row(one: _Visited, limits: Ceilings | GpuCeilings, bandwidth: float | None) -> dict[str, Any]:
     setting, shape = one.setting, one.shape
     row = setting.labels() | {"system": one.system, "parameters": shape.parameters()}
     if one.error or not one.steps:
         return row | {"status": "failed", "reason": one.error or "no step was timed"}
-    element = DTYPES[setting.dtype].itemsize
-    cost = step_cost(shape, setting.batch, setting.context + setting.new_tokens // 2, Placement(cache_bytes=element))
-    # A model that is a small part of the last-level cache stays there from step to step.
-    resident = "cache" if cost.bytes <= CACHE_SHARE * last_level_cache_bytes() else "memory"
-    bandwidth = ceilings.cache_read_bytes if resident == "cache" else bandwidth or ceilings.memory_read_bytes
-    times = cost.seconds(bandwidth, ceilings.fp32_flops, ceilings.fp32_flops)
+    dtype, resident = DTYPES[setting.dtype], "memory"
+    weights = torch.float32 if isinstance(limits, Ceilings) else dtype
+    placement = Placement(weight_bytes=weights.itemsize, cache_bytes=dtype.itemsize)
+    cost = step_cost(shape, setting.batch, setting.context + setting.new_tokens // 2, placement)
+    if isinstance(limits, Ceilings):
+        # A model that is a small part of the last-level cache stays there from step to step.
+        resident = "cache" if cost.bytes <= CACHE_SHARE * last_level_cache_bytes() else "memory"
+        bandwidth = limits.cache_read_bytes if resident == "cache" else bandwidth or limits.memory_read_bytes
+        peak = limits.fp32_flops
+    else:
+        bandwidth, peak = limits.memory_bytes, limits.matmul_flops(dtype)
+        row |= {"peak_name": PEAK_NAMES[setting.dtype]}
+    times = cost.seconds(bandwidth, peak, peak)
     floor = max(times.values())
     step, prefill = _quartiles(one.steps), _quartiles(one.prefill)
     return row | {
@@ -281,7 +329,7 @@ def _row(one: _Visited, ceilings: Ceilings, bandwidth: float | None) -> dict[str
         "flops": cost.flops,
         "intensity": cost.flops / cost.bytes,
         "bandwidth": bandwidth,
-        "peak_flops": ceilings.fp32_flops,
+        "peak_flops": peak,
         "floor_seconds": floor,
         "bound": max(times, key=lambda name: times[name]),
         "runs": len(one.prefill),
@@ -308,6 +356,7 @@ def measure_speculation(
     rounds: int,
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
+    on_gpu: OnGpu | None = None,
 ) -> list[dict[str, Any]]:
     """Prompt lookup beside plain decoding on prompts that repeat a phrase: same text, accepted tokens, speed-up."""
     rows = []
@@ -316,9 +365,10 @@ def measure_speculation(
         for setting in settings:
             progress(f"speculation {setting.mechanism} batch {setting.batch} context {setting.context}")
             row = setting.labels() | {"system": SPECULATIVE}
-            torch.set_num_threads(setting.threads)
+            torch.set_num_threads(setting.threads or before)
             try:
-                model = model_of(setting.mechanism)
+                weights = weight_dtype(on_gpu, setting.dtype)
+                model = model_on(on_gpu, model_of(setting.mechanism), weights)
                 generator = torch.Generator().manual_seed(seed)
                 phrase = torch.randint(
                     0, model.config.vocab_size, (setting.batch, repeated_tokens), generator=generator
@@ -332,6 +382,8 @@ def measure_speculation(
                     rounds=rounds,
                     model=model,
                     prompts=prompts,
+                    kernel=setting.kernel,
+                    dtype=weights,
                 )
             except Exception as error:
                 rows.append(row | {"status": "failed", "reason": f"{type(error).__name__}: {error}"})

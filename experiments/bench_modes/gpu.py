@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import torch
 
 from ..decoding.gpu_machine import GpuCeilings, GraphTimer, Timer, clocks, describe_gpu, measure_gpu_ceilings
+
+Result = TypeVar("Result")
+PEAK_NAMES = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16"}  # fp32: exact products, in fp32 units or as three of tf32
 
 
 class Gpu:
@@ -42,6 +46,25 @@ class Gpu:
     def release(self) -> None:
         """Give back what torch holds and does not use."""
         torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class OnGpu:
+    """A GPU with the ceilings that were measured on it for what comes now."""
+
+    gpu: Gpu
+    ceilings: GpuCeilings
+
+
+def recorded(gpu: Gpu, measure: Callable[[OnGpu], Result]) -> tuple[Result, dict[str, Any]]:
+    """What `measure` gives, and the record of the device: what it is, its ceilings, its clocks before and after."""
+    record: dict[str, Any] = {"gpu": gpu.description(), "clocks": {"before": gpu.clocks()}}
+    ceilings = gpu.ceilings()
+    record["ceilings"] = [{"memory_bytes": ceilings.memory_bytes, **asdict(ceilings)}]
+    record["clocks"]["after_ceilings"] = gpu.clocks()
+    result = measure(OnGpu(gpu, ceilings))
+    record["clocks"]["after"] = gpu.clocks()
+    return result, record
 
 
 def open_gpu(*, needs_triton: bool) -> Gpu:

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ..decoding.gpu_machine import GpuCeilings
 from ..decoding.gpu_speed import SpeedCell, failure_reason, measure_group
 from .attention import AttentionSetting, beyond_memory, blocks, cost_columns, parts_within_memory
-from .gpu import Gpu
+from .gpu import PEAK_NAMES, Gpu, OnGpu
 
 Row = dict[str, Any]
-PEAK_NAMES = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16"}  # fp32: exact products, in fp32 units or as three of tf32
 KEPT = (  # of what the speed cells report, under the same name
     *("runs", "seconds", "seconds_q1", "seconds_q3", "seconds_best", "floor_seconds", "bound", "fraction_of_limit"),
     *("gigabytes_per_second", "worst_row_error", "cuda_graph"),
@@ -28,22 +26,20 @@ KEPT = (  # of what the speed cells report, under the same name
 
 def measure_attention_on_gpu(
     settings: Sequence[AttentionSetting],
-    gpu: Gpu,
+    on_gpu: OnGpu,
     *,
     rounds: int,
     cell_seconds: float,
     memory_share: float,
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
-) -> tuple[list[Row], dict[str, Any]]:
-    """A row for every setting, in their order, and the record of the device: what it is, its ceilings and its clocks.
+) -> list[Row]:
+    """A row for every setting, in their order.
 
     A setting that cannot be measured has `status` failed or skipped and a `reason`; the others go on. `progress` is
     called once per setting.
     """
-    record: dict[str, Any] = {"gpu": gpu.description(), "clocks": {"before": gpu.clocks()}}
-    ceilings = gpu.ceilings()
-    record["clocks"]["after_ceilings"] = gpu.clocks()
+    gpu, ceilings = on_gpu.gpu, on_gpu.ceilings
     rows: dict[int, Row] = {}
     for block in blocks(list(enumerate(settings))):
         measured: list[Row] = []
@@ -51,9 +47,7 @@ def measure_attention_on_gpu(
         for part, budget in parts:
             measured += _measure_part(part, budget, gpu, ceilings, rounds, cell_seconds, seed, progress)
         rows.update(zip((number for number, _ in block), measured, strict=True))
-    record["clocks"]["after"] = gpu.clocks()
-    record["ceilings"] = [{"memory_bytes": ceilings.memory_bytes, **asdict(ceilings)}]
-    return [rows[number] for number in range(len(settings))], record
+    return [rows[number] for number in range(len(settings))]
 
 
 def _measure_part(

@@ -18,10 +18,12 @@ import torch
 
 from ..decoding.engine import DecodeEngine, Request
 from ..decoding.sampling import SamplingOptions
+from ..decoding.static_step import bucket
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
 from .attention import DTYPES
-from .generate import refuse_beyond_memory
+from .generate import model_on, refuse_beyond_memory, weight_dtype
+from .gpu import OnGpu
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class ServingSetting:
 
     mechanism: str
     dtype: str
-    threads: int
+    threads: int | None  # None: on a GPU
     kernel: str
     cache_bytes: int
     largest_batch: int
@@ -100,6 +102,7 @@ def measure_serving(
     memory_share: float,
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
+    on_gpu: OnGpu | None = None,
 ) -> list[dict[str, Any]]:
     """A row for every setting: of `rounds` servings in random order, the one of median throughput.
 
@@ -116,12 +119,14 @@ def measure_serving(
                 progress(f"{setting.mechanism} {setting.dtype}")
                 if number in failed:
                     continue
-                torch.set_num_threads(setting.threads)
-                weights = 8 * shapes[setting.mechanism].parameters()
+                torch.set_num_threads(setting.threads or before)
+                weights = weight_dtype(on_gpu, setting.dtype)
+                twice = 2 * weights.itemsize * shapes[setting.mechanism].parameters()
                 try:
-                    refuse_beyond_memory(setting.cache_bytes, memory_share, "the cache's budget")
-                    refuse_beyond_memory(weights, memory_share, "the model's weights, held twice,")
-                    found[number].append(serve(setting, model_of(setting.mechanism), arrivals))
+                    refuse_beyond_memory(setting.cache_bytes, memory_share, "the cache's budget", on_gpu)
+                    refuse_beyond_memory(twice, memory_share, "the model's weights, held twice,", on_gpu)
+                    model = model_on(on_gpu, model_of(setting.mechanism), weights)
+                    found[number].append(serve(setting, model, arrivals, dtype=weights))
                 except Exception as error:  # one setting's failure is its row
                     status = "skipped" if isinstance(error, ValueError) else "failed"
                     reason = str(error) if status == "skipped" else f"{type(error).__name__}: {error}"
@@ -142,8 +147,10 @@ def _median_serving(servings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"status": "measured", "runs": len(ordered)} | ordered[(len(ordered) - 1) // 2] | quartiles
 
 
-def serve(setting: ServingSetting, model: RlExpForCausalLM, arrivals: Sequence[Arrival]) -> dict[str, Any]:
-    """Serve all arrivals; raises ValueError where one request alone is larger than the budget."""
+def serve(
+    setting: ServingSetting, model: RlExpForCausalLM, arrivals: Sequence[Arrival], *, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """Serve all arrivals, weights in `dtype`; ValueError where one request alone is larger than the budget."""
     longest = max(len(arrival.prompt) + arrival.new_tokens for arrival in arrivals)
     engine = DecodeEngine(
         model,
@@ -152,6 +159,7 @@ def serve(setting: ServingSetting, model: RlExpForCausalLM, arrivals: Sequence[A
         page_size=setting.page_size,
         cache_bytes=setting.cache_bytes,
         cache_dtype=DTYPES[setting.dtype],
+        weight_dtype=dtype,
         kernel=setting.kernel,
     )
     _warm_up(engine, arrivals)
@@ -206,8 +214,14 @@ def serve(setting: ServingSetting, model: RlExpForCausalLM, arrivals: Sequence[A
 
 
 def _warm_up(engine: DecodeEngine, arrivals: Sequence[Arrival]) -> None:
-    """One short request of real size: builds the kernel and touches the weights."""
+    """One short request of real size: builds the kernel and touches the weights. On a GPU every graph is captured."""
     engine.generate([Request(arrivals[0].prompt, max_new_tokens=min(2, arrivals[0].new_tokens))])
+    if engine.static_steps is None:
+        return
+    largest = engine.cache.batch_size
+    request = Request(arrivals[0].prompt[:1], max_new_tokens=min(3, engine.cache.max_length - 1))
+    for size in sorted({bucket(batch, largest) for batch in range(1, largest + 1)}):
+        engine.generate([request] * size)
 
 
 def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, float]:

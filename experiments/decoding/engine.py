@@ -151,10 +151,12 @@ class DecodeEngine:
         pages: int | None = None,
         cache_bytes: int | None = None,
         cache_dtype: torch.dtype = torch.float32,
+        weight_dtype: torch.dtype = torch.float32,
         kernel: DecodeKernel | str | None = None,
         prefill_tokens: int = 8192,
     ) -> None:
-        self.model = model if isinstance(model, DecodeModel) else DecodeModel(model, kernel=kernel)
+        decoding = model if isinstance(model, DecodeModel) else DecodeModel(model, kernel=kernel, dtype=weight_dtype)
+        self.model = decoding
         if cache_bytes is not None:
             pages = self._pages_within(cache_bytes, page_size, pages, cache_dtype)
         self.cache = self.model.new_cache(

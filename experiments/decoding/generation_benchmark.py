@@ -148,8 +148,12 @@ def compare_speculation(
     rounds: int = 3,
     model: RlExpForCausalLM | None = None,
     prompts: Sequence[Sequence[int]] | None = None,
+    kernel: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> SpeculationRow:
     """Prompt lookup on the given prompts, else on prompts that repeat a phrase; rounds of both alternate.
+
+    `dtype` is that of weights and cache.
 
     Without `model` the weights are random: its texts soon repeat themselves, so acceptance says little about language.
     """
@@ -157,7 +161,8 @@ def compare_speculation(
     if prompts is None:
         phrase = torch.randint(0, model.config.vocab_size, (batch, 16), generator=torch.Generator().manual_seed(2))
         prompts = phrase.repeat(1, -(-context // 16))[:, :context].tolist()
-    size = {"batch_size": len(prompts), "max_length": max(map(len, prompts)) + new_tokens}
+    size: dict[str, Any] = {"batch_size": len(prompts), "max_length": max(map(len, prompts)) + new_tokens}
+    size |= {"weight_dtype": dtype, "cache_dtype": dtype, "kernel": kernel}
     plain = DecodeEngine(model, **size)
     speculative = SpeculativeEngine(model, proposer=PromptLookup(), draft_length=draft_length, **size)
     requests = [Request(prompt, max_new_tokens=new_tokens, sampling=GREEDY) for prompt in prompts]
@@ -208,7 +213,7 @@ class _Interleave(Callback):
             self.engine_block()
         self.steps += 1
         self.since = time.perf_counter()
-        return torch.zeros(len(input_ids), dtype=torch.bool)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _time_peer(

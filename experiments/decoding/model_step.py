@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,7 @@ from .cpu_linear import PanelLinear, entry_points
 from .prepared_layer import Rotations, TorchLinear, keep_memory, prepared_layer, weights_of
 
 
-@dataclass(frozen=True)
-class StepInputs:
+class StepInputs(NamedTuple):
     """All that a step reads besides weights and cached rows; tensors on the model's device."""
 
     tokens: Tensor  # [b, T] int64
@@ -43,7 +42,7 @@ class StepInputs:
 
 
 class DecodeModel:
-    """Prefill and decode of an `RlExpForCausalLM` in fp32, whatever the dtype of its parameters.
+    """Prefill and decode of an `RlExpForCausalLM`, whatever the dtype of its parameters: matrix products in `dtype`.
 
     It holds a copy of the weights in the form that small steps want: call `refresh` when the model has changed.
     `kernel` None or `cpu` runs attention and linear layers in C++ on a CPU; None on a GPU is `triton` where that is
@@ -51,7 +50,13 @@ class DecodeModel:
     is plain torch in any case.
     """
 
-    def __init__(self, model: RlExpForCausalLM, *, kernel: DecodeKernel | str | None = None) -> None:
+    def __init__(
+        self,
+        model: RlExpForCausalLM,
+        *,
+        kernel: DecodeKernel | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.shape = model.config.attention_shape()
         if self.shape.head_dim % 2:
             raise ValueError(
@@ -67,7 +72,11 @@ class DecodeModel:
         self.kernel = DecodeKernel(kernel)
         # Without a compiler, which the kernel's own warning tells, everything is torch.
         self._compiled = self.kernel is DecodeKernel.cpu and entry_points() is not None
-        self.layers = [prepared_layer(cast(Block, block), compiled=self._compiled) for block in self.decoder.blocks]
+        if self._compiled and dtype != torch.float32:
+            raise ValueError(f"kernel=cpu computes in torch.float32, not {dtype}: use kernel=reference")
+        self.dtype = dtype
+        blocks = (cast(Block, block) for block in self.decoder.blocks)
+        self.layers = [prepared_layer(block, compiled=self._compiled, dtype=dtype) for block in blocks]
         self._turns = torch.empty(0, 0, dtype=torch.complex64)
         self._prepare_ends()
 
@@ -149,12 +158,11 @@ class DecodeModel:
         inputs = StepInputs(tokens, positions, step.slots, step.new, step.lengths, step.page_table, step.longest)
         return self.step(cache, inputs)
 
-    @torch.inference_mode()
     def step(self, cache: DecodeCache, inputs: StepInputs) -> Tensor:
         """`decode` as a function of `inputs` alone, for which `cache` has made room: logits [b, T, V].
 
         With the triton kernel, and for keys that are rotated on reading, no shape depends on the inputs' numbers and
-        nothing waits for the device: it can be captured as a CUDA graph.
+        nothing waits for the device: it can be captured as a CUDA graph. To be called in inference mode.
         """
         batch, query_length = inputs.tokens.shape
         hidden = self._embed(inputs.tokens.flatten())  # (N, d) with N = b * T
@@ -200,7 +208,7 @@ class DecodeModel:
             queries, rows, gate = layer.project(hidden, rotation)
             step.append_rows(index, rows if copies is None else rows.index_select(0, copies))
             keys, values = layer.expand(rows, rotation)
-            heads = hidden.new_empty(len(hidden), self.shape.query_heads * self.shape.head_dim)
+            heads = hidden.new_empty(len(hidden), self.shape.query_heads * self.shape.head_dim, dtype=self.dtype)
             start = 0
             for length, count in runs:  # right padding would need no mask either, but would be computed
                 run = slice(start, start + length * count)
@@ -216,6 +224,8 @@ class DecodeModel:
         layer = CacheLayer(cache.storage[index], inputs.page_table)
         if self.shape.mechanism is AttentionMechanism.tied_key_value:
             return self._attend_rotating(queries, layer, inputs.lengths, inputs.longest, cache.max_length)
+        if queries.dtype != layer.storage.dtype:
+            queries = queries.float()
         return attend(self.shape, queries, layer, inputs.lengths, kernel=self.kernel)
 
     def _attend_rotating(
@@ -232,7 +242,7 @@ class DecodeModel:
         Rotations(self.rotation_table(max_length)[:longest].repeat(len(lengths), 1)).of_heads(keys)
         seen = lengths[:, None] - queries.shape[1] + torch.arange(queries.shape[1], device=self.device)  # (b, T)
         heads = F.scaled_dot_product_attention(
-            queries.transpose(1, 2),
+            queries.float().transpose(1, 2),
             keys.view_as(tied).transpose(1, 2),
             tied.transpose(1, 2),
             attn_mask=(times <= seen.clamp(min=0)[..., None]).unsqueeze(1),
@@ -242,15 +252,17 @@ class DecodeModel:
         return heads.transpose(1, 2)
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, self.embedding)
+        return F.embedding(tokens, self.embedding).float()
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden)
+        return self.head(hidden).float()
 
     def _prepare_ends(self) -> None:
-        self.embedding = weights_of(self.decoder.embedding.weight).clone()
+        self.embedding = weights_of(self.decoder.embedding.weight).to(self.dtype, copy=True)
         head = weights_of(self._head.weight) * weights_of(self.decoder.norm.weight)
-        linear: Callable[..., Callable[..., Tensor]] = PanelLinear if self._compiled else TorchLinear
+        linear: Callable[..., Callable[..., Tensor]] = PanelLinear
+        if not self._compiled:
+            linear = partial(TorchLinear, dtype=self.dtype)
         self.head = linear(head, epsilon=self.decoder.norm.eps)
 
     def _rotation(self, positions: Tensor, max_length: int) -> Rotations:

@@ -96,4 +96,4 @@ def llama_with_weights_of(model: RlExpForCausalLM) -> LlamaForCausalLM:
         }
         weights.update({f"model.layers.{index}.{name}.weight": weight for name, weight in parts.items()})
     llama.load_state_dict(weights)
-    return llama
+    return llama.to(device=model.device, dtype=model.dtype)

@@ -1,8 +1,9 @@
 """The weights of one decoder block, prepared once for many small steps, and the arithmetic of a mechanism on them.
 
 Norm weights are folded into the projection behind them, and what reads the same input is one matrix. With the C++
-library (`compiled`) matrices lie in panels that stream through it, see `cpu_linear`; else they are torch's. All
-arithmetic is fp32 and equals the model's to rounding. `refresh` takes the model's present weights again.
+library (`compiled`) matrices lie in panels that stream through it, see `cpu_linear`; else they are torch's. Arithmetic
+is fp32 and equals the model's to rounding, unless `dtype` says otherwise: then matrix products are in that type, the
+residual stream between them in fp32, as under autocast. `refresh` takes the model's present weights again.
 
 Rotated dimensions are stored with the two elements of a pair side by side (the model pairs dimension i with i + R/2):
 a rotation is then one complex multiplication in place. Queries and keys are reordered alike, so no score changes.
@@ -14,6 +15,7 @@ cache row (see `layout`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -28,17 +30,27 @@ from .cpu_linear import PanelBlock, PanelLinear
 
 
 class TorchLinear:
-    """The twin of `PanelLinear` in plain torch: norm(x) W^T + b + residual over rows x [N, inputs]."""
+    """The twin of `PanelLinear` in plain torch: norm(x) W^T + b + residual over rows x [N, inputs].
+
+    The product is in the dtype of its weights, the norm in that of x, the sum with a residual in the wider of both.
+    """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, *, epsilon: float = -1.0, interleave: bool = False
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        epsilon: float = -1.0,
+        interleave: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.weight, self.bias, self.epsilon = weight.clone(), None if bias is None else bias.clone(), epsilon
+        self.weight = weight.to(dtype, copy=True)
+        self.bias, self.epsilon = None if bias is None else bias.to(dtype, copy=True), epsilon
 
     def __call__(self, inputs: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.epsilon >= 0:
             inputs = F.rms_norm(inputs, inputs.shape[-1:], None, self.epsilon)
-        outputs = F.linear(inputs, self.weight, self.bias)
+        outputs = F.linear(inputs.to(self.weight.dtype), self.weight, self.bias)
         return outputs if residual is None else outputs + residual
 
     def tensors(self) -> list[Tensor]:
@@ -67,9 +79,11 @@ class PreparedLayer:
     """One block. `project` and the feed-forward serve prompts and single steps alike; `expand` is the training form of
     attention, `absorb` and `release` surround the decode form."""
 
-    def __init__(self, block: Block, *, compiled: bool) -> None:
-        self.block = block
-        self.linear: Callable[..., Callable[..., Tensor]] = PanelLinear if compiled else TorchLinear
+    def __init__(self, block: Block, *, compiled: bool, dtype: torch.dtype) -> None:
+        self.block, self.dtype = block, dtype
+        self.linear: Callable[..., Callable[..., Tensor]] = (
+            PanelLinear if compiled else partial(TorchLinear, dtype=dtype)
+        )
         self.block_end: Callable[..., Callable[..., Tensor]] = PanelBlock if compiled else TorchBlock
         self.attention: Attention = block.attention
         self.shape = self.attention.shape
@@ -240,14 +254,14 @@ class PreparedLatent(PreparedLayer):
         group = (shape.latent_heads, 2, shape.group_size, shape.head_dim)
         latent_up = weights_of(attention.latent_up.weight).unflatten(0, group)  # (K, 2, G, D, C)
         latent_up = latent_up * folded(attention.latent_norm).view(shape.latent_heads, 1, 1, 1, shape.latent_dim)
-        self.key_up = latent_up[:, 0].flatten(0, 1).contiguous()  # (H, D, C)
-        self.value_up = latent_up[:, 1].flatten(0, 1).transpose(1, 2).contiguous()  # (H, C, D)
+        self.key_up = latent_up[:, 0].flatten(0, 1).to(self.dtype).contiguous()  # (H, D, C)
+        self.value_up = latent_up[:, 1].flatten(0, 1).transpose(1, 2).to(self.dtype).contiguous()  # (H, C, D)
         raised_bias: list[Tensor | None] = [None] * shape.latent_heads
         self.value_bias = None
         if attention.latent_up.bias is not None:
             grouped_bias = weights_of(attention.latent_up.bias).clone().unflatten(0, group)
             raised_bias = list(grouped_bias.flatten(1))
-            self.value_bias = grouped_bias[:, 1].flatten().contiguous()  # (H * D)
+            self.value_bias = grouped_bias[:, 1].flatten().to(self.dtype).contiguous()  # (H * D)
         self.latent_ups = [self.linear(*pair) for pair in zip(latent_up.flatten(1, 3), raised_bias, strict=True)]
 
     def tensors(self) -> list[Tensor]:
@@ -296,6 +310,7 @@ class PreparedLatent(PreparedLayer):
         return torch.cat((torch.bmm(still.transpose(0, 1), self.key_up).transpose(0, 1), rotated), dim=-1)
 
     def release(self, heads: Tensor) -> Tensor:
+        heads = heads.to(self.dtype)
         values = torch.bmm(heads.transpose(0, 1), self.value_up).transpose(0, 1).flatten(1)  # (N, H * D)
         return values if self.value_bias is None else values + self.value_bias
 
@@ -308,7 +323,12 @@ class Rotations:
         self._widened: dict[int, Tensor] = {}
 
     def of_heads(self, heads: Tensor) -> None:
-        """Rotate the last R dimensions of every head (N, any, D) in place; pairs lie side by side."""
+        """Rotate the last R dimensions of every head (N, any, D) in place, in fp32; pairs lie side by side."""
+        if heads.dtype != torch.float32:
+            turned = heads.float()
+            self.of_heads(turned)
+            heads.copy_(turned)
+            return
         pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2)))
         pairs.mul_(self._wide(pairs.shape[-1]))
 
@@ -322,16 +342,17 @@ class Rotations:
         return wide
 
 
-def prepared_layer(block: Block, *, compiled: bool) -> PreparedLayer:
+def prepared_layer(block: Block, *, compiled: bool, dtype: torch.dtype) -> PreparedLayer:
     """The prepared form of a block, by its mechanism."""
     mechanism = block.attention.shape.mechanism
+    kind: type[PreparedLayer] = PreparedGroupedQuery
     if mechanism in LATENT:
-        return PreparedLatent(block, compiled=compiled)
-    if mechanism is AttentionMechanism.gta:
-        return PreparedGroupedTied(block, compiled=compiled)
-    if mechanism is AttentionMechanism.tied_key_value:
-        return PreparedTiedKeyValue(block, compiled=compiled)
-    return PreparedGroupedQuery(block, compiled=compiled)
+        kind = PreparedLatent
+    elif mechanism is AttentionMechanism.gta:
+        kind = PreparedGroupedTied
+    elif mechanism is AttentionMechanism.tied_key_value:
+        kind = PreparedTiedKeyValue
+    return kind(block, compiled=compiled, dtype=dtype)
 
 
 def paired_heads(heads: int, dim: int, rope_dim: int) -> Tensor:

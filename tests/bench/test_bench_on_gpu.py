@@ -125,6 +125,40 @@ def test_a_cell_beyond_the_devices_memory_is_left_out(tmp_path, monkeypatch):
     assert "nvidia-smi did not answer" in result.stdout
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_whole_models_are_measured_in_the_type_of_their_cache_beside_the_devices_ceilings(tmp_path, monkeypatch, dtype):
+    if not interpreted():
+        pytest.skip("triton was imported without TRITON_INTERPRET=1")
+    words = ("mode=generate", "model=nano", "bench.mechanism=[gqa,gla]", "bench.batch=[2]", "bench.context=[8]")
+    options = ("generate.new_tokens=4", "generate.peers=[own_dynamic,llama_dynamic]", "generate.speculative=true")
+    result = run_bench(tmp_path, monkeypatch, MadeUpGpu(), *words, *options, f"bench.dtype=[{dtype}]")
+    document = last_line(result)
+    assert document["machine"]["gpu"] == {"name": "a GPU that is none"}
+    measured = {(row["mechanism"], row["system"]): row for row in document["rows"] if row["status"] == "measured"}
+    systems = {"rl-exp", "transformers", "rl-exp speculative"}
+    assert set(measured) == set(product(("gqa-4", "gla-2"), systems)) | {("gqa-4", "Llama")}
+    ours = measured["gqa-4", "rl-exp"]
+    assert (ours["kernel"], ours["threads"], ours["residence"]) == ("triton", None, "memory")
+    assert (ours["bandwidth"], ours["peak_flops"]) == (3e12, {"fp32": 1e14, "bf16": 8e14}[dtype])
+    element = {"fp32": 4, "bf16": 2}[dtype]
+    assert ours["bytes"] == pytest.approx(element * ours["parameters"] + ours["cache_bytes"], rel=0.2)
+    assert ours["fraction_of_limit"] == pytest.approx(ours["floor_seconds"] / ours["step_seconds"])
+
+
+def test_serving_is_measured_on_the_device(tmp_path, monkeypatch):
+    if not interpreted():
+        pytest.skip("triton was imported without TRITON_INTERPRET=1")
+    lengths = [f"serving.{what}.{name}" for what in ("prompt", "output") for name in ("mean=4", "longest=6")]
+    words = ("mode=serving", "model=nano", "bench.mechanism=[gta]", "bench.rounds=1", "serving.requests=3")
+    sizes = ("serving.cache_megabytes=0.1", "serving.largest_batch=2", "bench.dtype=[bf16]")
+    result = run_bench(tmp_path, monkeypatch, MadeUpGpu(), *words, *lengths, *sizes)
+    (row,) = last_line(result)["rows"]
+    assert (row["status"], row["finished"], row["kernel"], row["threads"]) == ("measured", 3, "triton", None)
+    too_small = run_bench(tmp_path, monkeypatch, MadeUpGpu(free_bytes=1000), *words, *lengths, *sizes, "seed=1")
+    assert too_small.exit_code == 1
+    assert "bench.memory_share of the free memory" in " ".join(too_small.output.split())
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("words", [("device=cuda",), ("bench.kernel=[triton]",), ("device=cuda", "mode=generate")])
 def test_without_a_gpu_what_needs_one_is_a_mistake_with_exit_code_2(words, rl_exp, tmp_path):

@@ -10,7 +10,17 @@ import torch
 from typer.testing import CliRunner
 
 from cli.main import app
-from experiments.bench_modes.serving import Arrival, Lengths, ServingSetting, draw_arrivals, measure_serving, serve
+from experiments.bench_modes.serving import (
+    Arrival,
+    Lengths,
+    ServingSetting,
+    _warm_up,
+    draw_arrivals,
+    measure_serving,
+    serve,
+)
+from experiments.decoding.engine import DecodeEngine, Request
+from experiments.decoding.static_step import StaticSteps
 from experiments.models.configuration import RlExpConfig
 from experiments.models.transformer import build_model
 
@@ -107,3 +117,20 @@ def test_the_command_serves_every_mechanism_at_one_budget(tmp_path):
     document = json.loads(result.stdout.splitlines()[-1])
     assert [row["mechanism"] for row in document["rows"]] == ["mha", "gqa-4", "gta-4", "mla", "gla-2"]
     assert all(row["finished"] == 6 and row["cache_bytes"] <= 400_000 for row in document["rows"])
+
+
+def test_before_serving_every_bucket_of_a_graph_is_captured():
+    """Else the first requests would wait for captures."""
+    engine = DecodeEngine(model("gqa"), batch_size=12, max_length=30, page_size=4, kernel="reference")
+    captured = []
+
+    def capture(function):
+        captured.append(function)
+        return function
+
+    engine.static_steps = StaticSteps(engine.model, engine.cache, capture)
+    _warm_up(engine, arrivals())
+    before = len(captured)
+    assert before == len({1, 2, 4, 8, 12})
+    engine.generate([Request([1, 2], max_new_tokens=2 + number) for number in range(12)])
+    assert len(captured) == before

@@ -100,3 +100,33 @@ def test_steps_need_no_gradient_and_leave_none():
     assert logits.shape == (1, VOCABULARY)
     assert not logits.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CASES)
+def test_products_in_bf16_stay_near_the_full_pass_and_refresh_takes_new_weights(name, cache_dtype):
+    model = case_model(name)
+    decoding = DecodeModel(model, kernel="reference", dtype=torch.bfloat16)
+    for scale in (1.0, 1.1):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(scale)
+        decoding.refresh()
+        cache = poisoned_cache(decoding, dtype=cache_dtype)
+        prompts = prompts_of(7, 5)
+        logits = decoding.prefill(cache, prompts, [[0], [1]])
+        assert logits.dtype == torch.float32
+        for row, prompt in enumerate(prompts):
+            difference = logits[row] - true_logits(model, prompt, 1)[0]
+            assert 0 < difference.abs().max() < 0.1  # of logits up to 4: bf16 has 8 bits
+        logits = decoding.decode(cache, torch.tensor([[3], [4]]), [0, 1])[:, 0]
+        for row, prompt in enumerate(prompts):
+            truth = true_logits(model, [*prompt, 3 + row], 1)[0]
+            torch.testing.assert_close(logits[row], truth, rtol=0, atol=0.15)
+
+
+def test_the_compiled_library_computes_in_fp32_only():
+    if not DecodeModel(case_model("mha"))._compiled:
+        pytest.skip("needs a C++ compiler")
+    with pytest.raises(ValueError, match="use kernel=reference"):
+        DecodeModel(case_model("mha"), dtype=torch.bfloat16)
