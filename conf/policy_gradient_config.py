@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from conf.train_config import Precision
+
 
 class Advantage(Enum):
     """How rewards of a group become advantages: see experiments/training/advantages.py."""
@@ -63,6 +65,8 @@ class PolicyGradientConfig:
     kl_estimator: KlEstimator = KlEstimator.k3  # of the loss; the reward always takes the log-ratio itself
     kl_coefficient: float = 0.05
     temperature: float = 1.0  # of the rollouts
+    # Of rollouts and updates; probes of the initial policy and reward models are fp32 in any case, and so comparable.
+    precision: Precision = Precision.fp32
     missing_eos_penalty: float = 0.0  # taken off the normalised reward of a completion that was cut off
     optimizer: PolicyOptimizer = PolicyOptimizer.adam
     learning_rate: float = 3e-4

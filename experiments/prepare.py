@@ -29,6 +29,7 @@ from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.identity import content_hash, run_id
 from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
 from experiments.train import train
+from experiments.training.device import arithmetic
 from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.probe import Probe, probe_prompts, stored_probe
 from experiments.training.rollouts import EngineSampler, GenerateSampler, Rollouts, RolloutSampler
@@ -55,21 +56,23 @@ class PreparedPolicy:
     label: str  # for tables: gqa, 1,000,000 tokens
     path: str  # of the model, a folder or hub name
 
-    def sampler(self, task: Task) -> RolloutSampler:
-        """Draws completions from `model` as it then is."""
-        return _sampler(self.model, self.tokenizer, task)
+    def sampler(self, task: Task, dtype: torch.dtype = torch.float32) -> RolloutSampler:
+        """Draws completions from `model` as it then is; one of ours with matrix products in `dtype`."""
+        return _sampler(self.model, self.tokenizer, task, dtype)
 
     def initial_sampler(self, task: Task) -> RolloutSampler:
         """Draws completions from the policy as it was at the start."""
-        return _sampler(self.reference, self.tokenizer, task)
+        return _sampler(self.reference, self.tokenizer, task, torch.float32)
 
 
-def _sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> RolloutSampler:
+def _sampler(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, dtype: torch.dtype
+) -> RolloutSampler:
     """The decode engine for our models, else `generate` of transformers."""
     longest, most = max(len(prompt.tokens) for prompt in task.prompts), task.max_new_tokens
     if isinstance(model, RlExpForCausalLM):
         return EngineSampler(
-            model, tokenizer, longest_prompt=longest, max_new_tokens=most, stop_tokens=task.stop_tokens
+            model, tokenizer, longest_prompt=longest, max_new_tokens=most, stop_tokens=task.stop_tokens, dtype=dtype
         )
     return GenerateSampler(model, tokenizer, max_new_tokens=most, stop_tokens=task.stop_tokens)
 
@@ -166,14 +169,16 @@ class ReferenceScores:
 
     def __init__(self, reference: PreTrainedModel) -> None:
         self._reference = reference
-        self._asked: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] | None = None
+        self._asked: tuple[list[tuple[int, ...]], list[tuple[int, ...]], str] | None = None
         self._answer = torch.empty(0)
 
-    def __call__(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Of every completion token, [n, L] on the CPU, 0 behind a completion's end."""
-        asked = [tuple(row) for row in prompts], [tuple(row) for row in completions]
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], precision: str = "fp32"
+    ) -> torch.Tensor:
+        """Of every completion token, [n, L] on the CPU, 0 behind a completion's end; products in `precision`."""
+        asked = [tuple(row) for row in prompts], [tuple(row) for row in completions], precision
         if asked != self._asked:
-            with torch.no_grad():
+            with torch.no_grad(), arithmetic(self._reference.device, precision):
                 self._answer = token_log_probabilities(self._reference, prompts, completions).float().cpu()
             self._asked = asked
         return self._answer

@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from conf.policy_gradient_config import KlPlace, PolicyGradientConfig, PolicyOptimizer
 from conf.rlhf_config import RlhfConfig
-from conf.train_config import Distribution
+from conf.train_config import Distribution, Precision
 from experiments.evaluate_rewards import evaluate_rewards, prepare_off_policy
 from experiments.prepare import PROBE_SEED, PreparedPolicy, prepare_policy, prepare_probe
 from experiments.prepare_rewards import PreparedReward, prepare_rewards
@@ -41,8 +41,9 @@ from experiments.runs.run import Run
 from experiments.tasks.task import Prompt, Task
 from experiments.training.advantages import advantages, reward_with_kl
 from experiments.training.checkpoints import load_latest_checkpoint, save_checkpoint
-from experiments.training.device import prepare_device
+from experiments.training.device import arithmetic, prepare_device
 from experiments.training.distribution import copy_weights, load_weights, shard
+from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.optimizers import load_optimizer_state
 from experiments.training.policy_gradient_step import PolicyGradientBatch, update_policy
 from experiments.training.probe import Probe, probe_prompts, sample_table, scored_probe
@@ -65,7 +66,8 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
     model = trained_model(config, run, policy)
     model.train()
     optimizer = build_policy_optimizer(model, settings)
-    sampler = policy.sampler(task)
+    precision = settings.precision.value
+    sampler = policy.sampler(task, torch.bfloat16 if settings.precision is Precision.bf16 else torch.float32)
     if run.ranks.size > 1:
         sampler = RanksSampler(sampler, run.ranks)
     step, seconds = resume(run, model, optimizer)
@@ -91,8 +93,10 @@ def rlhf(config: RlhfConfig, run: Run) -> dict[str, Any]:
             rewards = rewards - settings.missing_eos_penalty * ~outputs.finished
 
             # KL divergence to the reference policy, and advantages within each prompt's group.
-            reference_values = reference_log_probabilities(policy, rollouts)
+            reference_values = reference_log_probabilities(policy, rollouts, precision)
             old = padded(rollouts.log_probabilities)
+            if settings.precision is Precision.bf16:  # again, in the update's arithmetic: ratios begin at 1, KL at 0
+                old = log_probabilities_of(model, rollouts, precision)
             log_ratio = (old - reference_values).sum(dim=1).double()
             grouped = torch.from_numpy(rewards).view(len(prompts), settings.group_size)
             if settings.kl_place is KlPlace.reward:
@@ -252,6 +256,7 @@ def update_settings(settings: PolicyGradientConfig) -> dict[str, Any]:
         "kl_estimator": settings.kl_estimator.value,
         "kl_coefficient": settings.kl_coefficient if settings.kl_place is KlPlace.loss else 0.0,
         "gradient_clip": settings.gradient_clip,
+        "precision": settings.precision.value,
     }
 
 
@@ -273,9 +278,16 @@ def padded(rows: Sequence[Sequence[float]]) -> torch.Tensor:
     return result
 
 
-def reference_log_probabilities(policy: PreparedPolicy, rollouts: Rollouts) -> torch.Tensor:
+def log_probabilities_of(model: torch.nn.Module, rollouts: Rollouts, precision: str) -> torch.Tensor:
+    """Of the completions' tokens under the present policy, [n, L] on the CPU."""
+    prompts = [prompt.tokens for prompt in rollouts.prompts]
+    with torch.no_grad(), arithmetic(next(model.parameters()).device, precision):
+        return token_log_probabilities(model, prompts, rollouts.tokens).float().cpu()
+
+
+def reference_log_probabilities(policy: PreparedPolicy, rollouts: Rollouts, precision: str = "fp32") -> torch.Tensor:
     """Of the completions' tokens under the initial policy, [n, L] on the CPU."""
-    return policy.reference_scores([prompt.tokens for prompt in rollouts.prompts], rollouts.tokens)
+    return policy.reference_scores([prompt.tokens for prompt in rollouts.prompts], rollouts.tokens, precision)
 
 
 def look(config: RlhfConfig, task: Task, sampler: RolloutSampler) -> Probe:

@@ -45,9 +45,9 @@ class DecodeModel:
     """Prefill and decode of an `RlExpForCausalLM`, whatever the dtype of its parameters: matrix products in `dtype`.
 
     It holds a copy of the weights in the form that small steps want: call `refresh` when the model has changed.
-    `kernel` None or `cpu` runs attention and linear layers in C++ on a CPU; None on a GPU is `triton` where that is
-    installed; `reference` is plain torch. Keys that are rotated on reading (`tied_key_value`) have no kernel: attention
-    is plain torch in any case.
+    `kernel` None or `cpu` runs attention and linear layers in C++ on a CPU, in fp32; None on a GPU is `triton` where
+    that is installed, else `reference`, plain torch. Keys that are rotated on reading (`tied_key_value`) have no
+    kernel: attention is plain torch in any case.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class DecodeModel:
         self.vocabulary: int = self.config.vocab_size
         self.device: torch.device = model.head.weight.device
         if kernel is None:
-            kernel = usual_kernel(self.device)
+            kernel = usual_kernel(self.device, dtype)
         self.kernel = DecodeKernel(kernel)
         # Without a compiler, which the kernel's own warning tells, everything is torch.
         self._compiled = self.kernel is DecodeKernel.cpu and entry_points() is not None
@@ -279,9 +279,9 @@ class DecodeModel:
         return self._turns
 
 
-def usual_kernel(device: torch.device) -> DecodeKernel:
-    """The fastest of ours that can run on `device`."""
-    if device.type == "cpu":
+def usual_kernel(device: torch.device, dtype: torch.dtype) -> DecodeKernel:
+    """The fastest of ours that can run on `device` beside weights in `dtype`."""
+    if device.type == "cpu" and dtype == torch.float32:
         return DecodeKernel.cpu
     has_triton = device.type == "cuda" and importlib.util.find_spec("triton") is not None
     return DecodeKernel.triton if has_triton else DecodeKernel.reference

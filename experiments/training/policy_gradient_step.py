@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.ranks import Ranks
+from experiments.training.device import arithmetic
 from experiments.training.distribution import is_sharded, sum_gradients, whole
 from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.policy_losses import policy_loss, sequence_weights
@@ -72,14 +73,16 @@ def update_policy(
     importance_weighted_kl: bool = False,
     gradient_clip: float | None = None,
     ranks: Ranks | None = None,
+    precision: str = "fp32",
 ) -> UpdateStatistics:
     """`epochs` passes of `minibatches` updates each, over completions in an order that `generator` shuffles.
 
     Of several ranks, which all have the whole batch, each computes the gradient of its part of every minibatch, and all
     take the same update. `model` may be sharded over them.
 
-    `kl_coefficient` is that of a KL in the loss; the other settings are those of `policy_loss`. Raises
-    FloatingPointError before a gradient that is no finite number reaches the weights.
+    `kl_coefficient` is that of a KL in the loss; the other settings are those of `policy_loss`. With `precision` bf16
+    the policy's matrix products are in that type; weights, losses and optimizer stay fp32. Raises FloatingPointError
+    before a gradient that is no finite number reaches the weights.
     """
     if not 1 <= minibatches <= len(batch):
         raise ValueError(f"minibatches={minibatches} is impossible: a step has {len(batch)} completions")
@@ -98,6 +101,7 @@ def update_policy(
                 kl_coefficient=kl_coefficient,
                 importance_weighted_kl=importance_weighted_kl,
                 ranks=ranks,
+                precision=precision,
             )
             norm = finite_gradient_norm(model, sums["loss"], gradient_clip)
             optimizer.step()
@@ -135,6 +139,7 @@ def accumulate_gradient(
     kl_coefficient: float,
     importance_weighted_kl: bool = False,
     ranks: Ranks | None = None,
+    precision: str = "fp32",
 ) -> dict[str, float]:
     """Add the gradient of the loss of a minibatch, the rows `rows`, piece by piece; returns sums over the pieces.
 
@@ -157,10 +162,12 @@ def accumulate_gradient(
         lengths = batch.lengths[piece]
         longest = int(lengths.max())
         reference = batch.reference_log_probabilities
-        result = policy_loss(
-            token_log_probabilities(
+        with arithmetic(device, precision):
+            log_probabilities = token_log_probabilities(
                 model, [batch.prompts[row] for row in piece], [batch.completions[row] for row in piece]
-            ),
+            )
+        result = policy_loss(
+            log_probabilities,
             batch.old_log_probabilities[piece, :longest].to(device),
             (torch.arange(longest) < lengths[:, None]).to(device),
             batch.advantages[piece].to(device),

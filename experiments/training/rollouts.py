@@ -61,7 +61,11 @@ class RolloutSampler(Protocol):
 
 
 class EngineSampler:
-    """Samples from one of our models through the decode engine, whose weights it refreshes before every call."""
+    """Samples from one of our models through the decode engine, whose weights it refreshes before every call.
+
+    `dtype` is that of the engine's weights and cache. With any but fp32 the log-probabilities are those of the rounded
+    policy that drew.
+    """
 
     def __init__(
         self,
@@ -72,9 +76,11 @@ class EngineSampler:
         max_new_tokens: int,
         stop_tokens: Sequence[int],
         batch_size: int = MOST_SEQUENCES,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.tokenizer, self.max_new_tokens, self.stop_tokens = tokenizer, max_new_tokens, tuple(stop_tokens)
-        self.engine = DecodeEngine(model, batch_size=batch_size, max_length=longest_prompt + max_new_tokens)
+        size = {"batch_size": batch_size, "max_length": longest_prompt + max_new_tokens}
+        self.engine = DecodeEngine(model, **size, weight_dtype=dtype, cache_dtype=dtype)
 
     def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
         self.engine.refresh()

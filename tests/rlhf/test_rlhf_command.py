@@ -134,3 +134,17 @@ def test_a_policy_that_does_not_exist_is_named(rl_exp, tmp_path):
     result = rl_exp("rlhf", *tiny_rlhf(tmp_path, "policy.path=no/such/model"))
     assert result.exit_code == 2, result.output
     assert "policy.path=no/such/model" in " ".join(result.output.split())
+
+
+def test_rollouts_and_updates_in_bf16_begin_at_the_reference_and_keep_fp32_weights(rl_exp, tmp_path):
+    """Old and reference log-probabilities are taken in the update's own arithmetic, so nothing differs at first."""
+    words = tiny_rlhf(tmp_path, "policy_gradient.precision=bf16", "policy_gradient.steps=2", "device=cpu")
+    result = rl_exp("rlhf", *words)
+    assert result.exit_code == 0, result.output
+    run = only_run(tmp_path)
+    first, second = (row for row in metric_rows(run) if "policy_gradient/loss" in row)
+    assert first["policy_gradient/kl"] == 0
+    assert first["policy_gradient/mean_ratio"] == pytest.approx(1, abs=1e-6)
+    assert first["policy_gradient/approximate_kl"] == pytest.approx(0, abs=1e-6)
+    assert second["policy_gradient/kl"] != 0
+    assert {tensor.dtype for tensor in load_file(run / "model" / "model.safetensors").values()} == {torch.float32}
