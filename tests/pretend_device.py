@@ -20,6 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from experiments.decoding.cache import CacheLayer
+from experiments.decoding.reference import reference_attend
+
 aten = torch.ops.aten
 CROSSING = {aten.copy_.default, aten._to_copy.default}
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
@@ -156,3 +159,13 @@ def _on_cpu(leaf):
 def inner(tensor: torch.Tensor) -> torch.Tensor:
     """The numbers of a tensor of either device, for looking at them without being counted."""
     return getattr(tensor, "numbers", tensor)
+
+
+def pretend_attend(shape, queries, layer, lengths, kernel):
+    """In the place of a GPU's attention kernel: takes tensors of the device, gives one, waits for nothing.
+
+    Of tensors on the CPU it is the reference.
+    """
+    numbers = CacheLayer(inner(layer.storage), inner(layer.page_table))
+    heads = reference_attend(shape, inner(queries), numbers, inner(lengths))
+    return PretendTensor(heads) if isinstance(queries, PretendTensor) else heads

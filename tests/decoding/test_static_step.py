@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 from engine_cases import CASES, ONE_OF_EACH, case_model, prompts_of
-from pretend_device import PretendDevice, PretendTensor, inner
+from pretend_device import PretendDevice, pretend_attend
 
 from experiments.decoding import model_step
 from experiments.decoding.cache import CacheLayer
 from experiments.decoding.engine import DecodeEngine, Request, batch_sampling
 from experiments.decoding.model_step import DecodeModel
-from experiments.decoding.reference import reference_attend
 from experiments.decoding.sampling import GREEDY, SamplingOptions
 from experiments.decoding.speculative import PromptLookup, SpeculativeEngine
 from experiments.decoding.static_step import StaticSteps, StepBuffers, bucket
+from experiments.decoding.triton_blocks import Device
 
 ROUNDING = 4e-6  # absolute, of logits up to 3
 
@@ -192,13 +192,7 @@ def test_a_step_is_one_copy_to_the_device():
 
 @pytest.fixture
 def pretend_kernel(monkeypatch):
-    """In the place of a GPU's kernel: takes tensors of the device, gives one, and waits for nothing."""
-
-    def attend(shape, queries, layer, lengths, kernel):
-        numbers = CacheLayer(inner(layer.storage), inner(layer.page_table))
-        return PretendTensor(reference_attend(shape, inner(queries), numbers, inner(lengths)))
-
-    monkeypatch.setattr(model_step, "attend", attend)
+    monkeypatch.setattr(model_step, "attend", pretend_attend)
 
 
 @pytest.mark.parametrize("query_length", [1, 3])
@@ -223,6 +217,37 @@ def test_a_step_waits_for_nothing_and_has_the_same_shapes_whatever_the_numbers(n
     assert len(runs) == 3
     assert len(runs[-1]) > 30
     assert runs[-2] == runs[-1], "operations or shapes depend on the inputs"
+
+
+@pytest.mark.parametrize("splits", [1, 8])
+def test_launching_triton_kernels_waits_for_nothing_and_makes_equal_grids_whatever_the_lengths(splits, monkeypatch):
+    pytest.importorskip("triton")
+    from experiments.decoding import triton_attend as launcher
+
+    launched = []
+
+    class Recorded:
+        def __getitem__(self, grid):
+            return lambda *tensors, **constants: launched.append((grid, constants))
+
+    device = Device(capability=(9, 0), shared_bytes=2**18, multiprocessors=splits)
+    monkeypatch.setattr(launcher, "INTERPRETED", False)
+    monkeypatch.setattr(launcher, "check_tensors", lambda *tensors: None)
+    monkeypatch.setattr(launcher, "cuda_device", lambda index: device)
+    for kernel in ("attend_split", "combine"):
+        monkeypatch.setattr(launcher, kernel, Recorded())
+    shape = case_model("gla").config.attention_shape()
+    with PretendDevice() as pretended:
+        there = pretended.name
+        storage = torch.zeros(64, 16, shape.cached_elements(), device=there)
+        layer = CacheLayer(storage, torch.zeros(2, 32, dtype=torch.int32, device=there))
+        queries = torch.zeros(2, 1, shape.query_heads, shape.absorbed_key_dim, device=there)
+        for lengths in ([5, 500], [0, 1]):
+            outputs = launcher.triton_attend(shape, queries, layer, torch.tensor(lengths).int().to(there))
+            assert outputs.shape == (2, 1, shape.query_heads, shape.absorbed_value_dim)
+        assert pretended.host_reads == []
+    assert launched[: len(launched) // 2] == launched[len(launched) // 2 :]
+    assert len(launched) == (2 if splits == 1 else 4)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)

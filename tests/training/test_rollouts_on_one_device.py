@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 import torch
 from preference_cases import VOCABULARY, CountingTask, NumbersAsText, RandomPolicy
-from pretend_device import PretendDevice, PretendTensor, inner
+from pretend_device import PretendDevice, inner, pretend_attend
 
 from experiments.decoding import model_step
-from experiments.decoding.cache import CacheLayer
-from experiments.decoding.reference import reference_attend
 from experiments.models.configuration import RlExpConfig
 from experiments.models.transformer import build_model
 from experiments.prepare import ReferenceScores
@@ -38,14 +36,7 @@ def policy(attention):
 
 @pytest.fixture
 def pretend_kernel(monkeypatch):
-    """In the place of a GPU's attention kernel; on the CPU the reference itself."""
-
-    def attend(shape, queries, layer, lengths, kernel):
-        numbers = CacheLayer(inner(layer.storage), inner(layer.page_table))
-        heads = reference_attend(shape, inner(queries), numbers, inner(lengths))
-        return PretendTensor(heads) if isinstance(queries, PretendTensor) else heads
-
-    monkeypatch.setattr(model_step, "attend", attend)
+    monkeypatch.setattr(model_step, "attend", pretend_attend)
 
 
 def two_steps(model):
