@@ -21,7 +21,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -163,47 +163,55 @@ def place_of(folder: Path, pid: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Straight:
+    """A command that ran undisturbed."""
+
+    command: str
+    words: list[str]  # the same for all that are killed: the text is written once
+    folder: Path  # of all its runs; this one's is `straight` in it
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Series:
     """Some of the kills of one command; seed and number decide their moments."""
 
-    command: str
+    straight: Straight
     number: int
     kills: int
     seed: int
-    root: Path
-    seconds: float  # that the undisturbed command took
 
 
-def run_straight(command: str, root: Path) -> float:
-    """The undisturbed command; returns its seconds."""
+def run_straight(command: str, root: Path) -> Straight:
+    """Write the command's text and run it undisturbed. RuntimeError where it fails."""
     folder = root / command / "straight"
     folder.mkdir(parents=True)
-    words = COMMANDS[command][1](root)
+    words = COMMANDS[command][1](root / command)
     start(["--version"], folder).join()  # the process that all others are forked from imports torch
     began = time.monotonic()
     process = start(words, folder)
     process.join()
     if process.exitcode != 0:
         raise RuntimeError(f"the undisturbed {command} ended with {process.exitcode}: see {folder}/output.log")
-    return time.monotonic() - began
+    return Straight(command, words, root / command, time.monotonic() - began)
 
 
 def kill_series(series: Series) -> dict[str, list[dict[str, Any]]]:
     """Start, kill, start again; returns the kills and the rounds, each of which ended with a comparison."""
-    draw = random.Random(f"{series.seed}/{series.command}/{series.number}")
-    words = COMMANDS[series.command][1](series.root)
+    straight = series.straight
+    draw = random.Random(f"{series.seed}/{straight.command}/{series.number}")
     kills: list[dict[str, Any]] = []
     rounds: list[dict[str, Any]] = []
     while len(kills) < series.kills:
-        facts = {"command": series.command, "series": series.number, "round": len(rounds) + 1}
-        folder = series.root / series.command / f"series_{series.number}_{len(rounds) + 1}"
+        facts = {"command": straight.command, "series": series.number, "round": len(rounds) + 1}
+        folder = straight.folder / f"series_{series.number}_{len(rounds) + 1}"
         folder.mkdir()
         before, exit_code = len(kills), None
         while exit_code is None:
-            process = start(words, folder)
+            process = start(straight.words, folder)
             began = time.monotonic()
             if len(kills) < series.kills:
-                aimed = aim(process, folder, draw, series.seconds)
+                aimed = aim(process, folder, draw, straight.seconds)
                 process.kill()
                 seconds = time.monotonic() - began
             process.join()
@@ -226,7 +234,7 @@ def kill_series(series: Series) -> dict[str, list[dict[str, Any]]]:
                 **facts,
                 "kills": len(kills) - before,
                 "exit_code": exit_code,
-                "differences": differences(series.root / series.command / "straight", folder),
+                "differences": differences(straight.folder / "straight", folder),
             }
         )
     return {"kills": kills, "rounds": rounds}
@@ -261,15 +269,15 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def plan(kills: int, seed: int, root: Path, seconds: Mapping[str, float]) -> list[Series]:
+def plan(kills: int, seed: int, straight: Sequence[Straight]) -> list[Series]:
     """The kills of every command in series of a few."""
     result = []
-    for command, (share, _) in COMMANDS.items():
-        left, number = round(kills * share), 0
+    for command in straight:
+        left, number = round(kills * COMMANDS[command.command][0]), 0
         while left > 0:
             number += 1
             some = min(left, KILLS_A_SERIES)
-            result.append(Series(command, number, some, seed, root, seconds[command]))
+            result.append(Series(command, number, some, seed))
             left -= some
     return result
 
@@ -278,16 +286,15 @@ def kill_many(kills: int, seed: int, root: Path) -> dict[str, Any]:
     """The whole experiment in the folder `root`, as a JSON document."""
     began, made_by = time.monotonic(), {"started": now(), **describe_environment()}
     with ProcessPoolExecutor(ROUNDS_AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
-        seconds = dict(zip(COMMANDS, pool.map(run_straight, COMMANDS, [root] * len(COMMANDS)), strict=True))
-        parts = list(pool.map(kill_series, plan(kills, seed, root, seconds)))
+        straight = list(pool.map(run_straight, COMMANDS, [root] * len(COMMANDS)))
+        parts = list(pool.map(kill_series, plan(kills, seed, straight)))
     result: dict[str, Any] = {
         "verdict": {},
         "seed": seed,
         "seconds": round(time.monotonic() - began),
-        "seconds_of_an_undisturbed_command": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds_of_an_undisturbed_command": {one.command: round(one.seconds, 1) for one in straight},
         "settings": {
-            name: [word for word in words(root) if not word.startswith("data.path=")]
-            for name, (_, words) in COMMANDS.items()
+            one.command: [word for word in one.words if not word.startswith("data.path=")] for one in straight
         },
         **made_by,
         "rounds": [entry for part in parts for entry in part["rounds"]],
