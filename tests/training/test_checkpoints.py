@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from experiments.runs.files import sha256_of_file, write_json
 from experiments.training.checkpoints import list_checkpoints, load_checkpoint, load_latest_checkpoint, save_checkpoint
 
 
@@ -79,3 +83,32 @@ def test_a_manifest_of_another_shape_is_passed_over(tmp_path):
     save_checkpoint(tmp_path, 1, state(1), keep=2)
     (save_checkpoint(tmp_path, 2, state(2), keep=2) / "MANIFEST.json").write_text("{}")
     assert load_latest_checkpoint(tmp_path)["step"] == 1
+
+
+def sharded_checkpoint(folder, first_rows, second_rows):
+    """A checkpoint of two ranks, of a matrix whose rows they hold; returns its folder."""
+    folder.mkdir(parents=True)
+    written = {}
+    for rank, rows in enumerate((first_rows, second_rows), start=1):
+        shard = folder / f"shard-{rank:05d}-model-00001-of-00001.safetensors"
+        offsets = {"/weight": {"saved_offsets": [min(rows), 0]}}
+        values = torch.tensor([[float(row)] * 3 for row in rows])
+        save_file({"/weight": values}, shard, metadata={"DCP_SHARDING_INFO": json.dumps(offsets)})
+        written[shard.name] = shard
+    write_json(folder / "state.json", {"__dict__": [["weight", {"__tensor__": "/weight"}], ["step", 7]]})
+    written["state.json"] = folder / "state.json"
+    files = {name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for name, path in written.items()}
+    write_json(folder / "MANIFEST.json", {"step": 7, "files": files})
+    return folder
+
+
+def test_the_shards_of_ranks_are_read_as_whole_tensors(tmp_path):
+    loaded = load_checkpoint(sharded_checkpoint(tmp_path / "step_00000007", [0, 1], [2, 3]))
+    assert loaded["weight"].tolist() == [[float(row)] * 3 for row in range(4)]
+
+
+def test_shards_that_do_not_fit_together_are_passed_over(tmp_path, caplog):
+    save_checkpoint(tmp_path, 1, state(1), keep=3)
+    sharded_checkpoint(tmp_path / "step_00000007", [0, 1], [3, 4])  # nobody has row 2
+    assert load_latest_checkpoint(tmp_path)["step"] == 1
+    assert "step_00000007 cannot be used" in caplog.text
