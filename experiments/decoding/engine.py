@@ -138,7 +138,8 @@ class DecodeEngine:
     `batch_size` sequences run at a time, each of up to `max_length` tokens, prompt and new ones together. With a
     `page_size` (1 to 64) sequences share `pages` pages, or as many as fit `cache_bytes`; otherwise each has rows of
     its own. `prefill_tokens` bounds the prompt tokens read in one step (a longer prompt is read in a step of its own).
-    The weights are a copy: call `refresh` when the model has changed. On a GPU steps are CUDA graphs.
+    The weights are a copy, products with them in `weight_dtype`: call `refresh` when the model has changed. On a GPU
+    steps are CUDA graphs.
     """
 
     def __init__(

@@ -1,5 +1,7 @@
 """Steps over buffers that stay: the same results as plain steps, and nothing that a CUDA graph could not hold."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from experiments.decoding.cache import CacheLayer
 from experiments.decoding.engine import DecodeEngine, Request, batch_sampling
 from experiments.decoding.model_step import DecodeModel
 from experiments.decoding.sampling import GREEDY, SamplingOptions
-from experiments.decoding.speculative import PromptLookup, SpeculativeEngine
-from experiments.decoding.static_step import StaticSteps, StepBuffers, bucket
+from experiments.decoding.speculative import DraftModel, PromptLookup, SpeculativeEngine
+from experiments.decoding.static_step import CudaGraphs, StaticSteps, StepBuffers, bucket
 from experiments.decoding.triton_blocks import Device
 
 ROUNDING = 4e-6  # absolute, of logits up to 3
@@ -168,6 +170,57 @@ def test_buffers_and_weights_stay_where_they_are(name):
         assert torch.equal(mine, theirs)
 
 
+def test_a_capture_warms_up_beside_the_stream_and_shares_its_memory_with_the_next(monkeypatch):
+    """The order of calls only: nothing here is a CUDA graph."""
+    calls = []
+
+    class Stream:
+        def wait_stream(self, other):
+            calls.append("wait")
+
+    class Graph:
+        def pool(self):
+            return "pool"
+
+        def replay(self):
+            calls.append("replay")
+
+    @contextmanager
+    def within(name):
+        calls.append(f"begin {name}")
+        yield
+        calls.append(f"end {name}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: within("side stream"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool: within(f"capture into {pool}"))
+    capture, output = CudaGraphs(), torch.ones(2)
+
+    def step():
+        calls.append("step")
+        return output
+
+    first = capture(step)
+    warm_up = ["wait", "begin side stream", "step", "step", "end side stream", "wait"]
+    assert calls == [*warm_up, "begin capture into None", "step", "end capture into None"]
+    capture(step)
+    assert calls[-3:] == ["begin capture into pool", "step", "end capture into pool"]
+    calls.clear()
+    assert first() is output
+    assert calls == ["replay"]
+
+
+def test_steps_are_captured_on_cuda_where_attention_waits_for_nothing():
+    triton = DecodeModel(case_model("gqa"), kernel="triton")
+    assert not triton.capturable, "the interpreter is no GPU"
+    reference, rotating = DecodeModel(case_model("gqa")), DecodeModel(case_model("tied_key_value"), kernel="reference")
+    for decoding in (triton, reference, rotating):
+        decoding.device = torch.device("cuda")
+    assert (triton.capturable, reference.capturable, rotating.capturable) == (True, False, True)
+
+
 def test_a_step_is_one_copy_to_the_device():
     model = DecodeModel(case_model("mla"), kernel="reference")
     cache = model.new_cache(batch_size=3, max_length=40, page_size=3)
@@ -278,6 +331,29 @@ def test_an_engine_keeps_to_one_device_without_static_steps_too(name, pretend_ke
     monkeypatch.undo()
     plain = DecodeEngine(case_model(name), batch_size=5, max_length=20, kernel="reference").generate(requests())
     assert [c.tokens for c in said] == [c.tokens for c in plain]
+
+
+@pytest.mark.parametrize("drafted", [False, True], ids=["prompt lookup", "draft model"])
+@pytest.mark.parametrize("static", [False, True], ids=["plain", "static"])
+def test_speculation_keeps_to_one_device(static, drafted, pretend_kernel, monkeypatch):
+    prompt = prompts_of(4)[0] * 3
+    wanted = [Request(prompt, max_new_tokens=15, sampling=GREEDY), Request(prompt[1:], max_new_tokens=15, seed=3)]
+    size = {"batch_size": 2, "max_length": 30}
+
+    def draft(device):
+        return DraftModel(DecodeModel(case_model("gqa", seed=1).to(device), kernel="reference"), **size)
+
+    with PretendDevice() as device:
+        proposer = draft(device.name) if drafted else PromptLookup()
+        model = case_model("gla").to(device.name)
+        engine = SpeculativeEngine(model, proposer=proposer, draft_length=3, kernel="reference", **size)
+        if static:
+            engine.static_steps = StaticSteps(engine.model, engine.cache, None)
+        said = engine.generate(wanted)
+    monkeypatch.undo()
+    plain = DecodeEngine(case_model("gla"), kernel="reference", **size).generate(wanted)
+    assert [c.tokens for c in said] == [c.tokens for c in plain]
+    assert engine.proposed_tokens > 0
 
 
 def test_the_device_that_is_none_refuses_what_a_gpu_refuses():
