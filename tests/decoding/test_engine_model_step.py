@@ -128,5 +128,6 @@ def test_products_in_bf16_stay_near_the_full_pass_and_refresh_takes_new_weights(
 def test_the_compiled_library_computes_in_fp32_only():
     if not DecodeModel(case_model("mha"))._compiled:
         pytest.skip("needs a C++ compiler")
+    assert DecodeModel(case_model("mha"), dtype=torch.bfloat16).kernel == "reference"
     with pytest.raises(ValueError, match="use kernel=reference"):
-        DecodeModel(case_model("mha"), dtype=torch.bfloat16)
+        DecodeModel(case_model("mha"), kernel="cpu", dtype=torch.bfloat16)
