@@ -42,7 +42,7 @@ from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelS
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.reports import bench_figures, bench_tables, plan_figures, plan_tables
 from experiments.reports.bench_claims import PAPER_DEVICE_BYTES, paper_claims
-from experiments.runs.files import naming_what_is_read, read_json
+from experiments.runs.files import read_json
 from experiments.runs.run import Run
 
 logger = logging.getLogger(__name__)
@@ -340,11 +340,12 @@ class Models:
 
 def load_policy(folder: str) -> RlExpForCausalLM:
     """A trained run's model; the configuration has seen that there is one. Raises ValueError for models not of ours."""
-    with naming_what_is_read(f"bench.policy={folder}", "use the model folder of a run of rl-exp train"):
-        stored = read_json(Path(folder) / "config.json")
-        if stored.get("model_type") != RlExpConfig.model_type:
-            raise ValueError(f"it is a model of type {stored.get('model_type')}")
-        return RlExpForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    stored = read_json(Path(folder) / "config.json")
+    if stored.get("model_type") != RlExpConfig.model_type:
+        raise ValueError(
+            f"bench.policy={folder} is a model of type {stored.get('model_type')}: use one of rl-exp train"
+        )
+    return RlExpForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def attention_shapes(config: BenchConfig) -> dict[str, AttentionShape]:

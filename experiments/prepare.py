@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -25,7 +26,6 @@ from conf.compose import differences, plain
 from conf.rlhf_config import PolicyTaskConfig
 from conf.train_config import TrainConfig
 from experiments.models.transformer import RlExpForCausalLM
-from experiments.runs.files import naming_what_is_read
 from experiments.runs.identity import content_hash, run_id
 from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
 from experiments.train import train
@@ -89,11 +89,16 @@ def prepare_policy(config: PolicyTaskConfig, run: Run, device: torch.device) -> 
         label = f"{settings.attention.mechanism}, {settings.training.tokens:,} tokens"
     run.console.print("[bold]policy[/]    is loaded", highlight=False)
     disable_progress_bar()  # loading takes no time worth a bar
-    with naming_what_is_read(f"policy.path={path}", "name a folder or hub model of transformers"):
+    try:
         # Said outright: transformers would ask at a terminal whether to run a folder's own code, and read pickles.
         safely: dict[str, Any] = {"trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(path, **safely)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **safely)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"policy.path={path} cannot be loaded ({reason}): name a folder or hub model of transformers"
+        ) from error
     model.to(device)
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     return PreparedPolicy(model, reference, ReferenceScores(reference), tokenizer, address, label, path)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from experiments.data.text import SourceText
 from experiments.runs.artifacts import Artifact, ArtifactStore
-from experiments.runs.files import naming_what_is_read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -126,8 +125,11 @@ class HubTokenizer:
         """Load it; `bos` and `pad` fall back to its end-of-sequence token. ValueError when it has none."""
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        with naming_what_is_read(f"tokenizer.path={self.path}", "name a folder or hub model with a tokenizer.json"):
+        try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"tokenizer.path={self.path}: {reason}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ValueError(f"tokenizer.path={self.path} has no fast version (tokenizer.json): choose another")
         if tokenizer.eos_token is None:

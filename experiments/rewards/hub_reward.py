@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from experiments.tasks.task import Floats, Outputs
 
@@ -153,7 +154,7 @@ def _loaded(path: str, revision: str | None, dtype: str, trust_remote_code: bool
         model = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=getattr(torch, dtype), use_safetensors=True, **options
         )
-    except Exception as error:  # what a stranger's files lead to inside of transformers is anybody's guess
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "it needs code of its own: reward.hub.trust_remote_code=true, if you trust it"
         if "trust_remote_code" not in str(error):

@@ -68,19 +68,6 @@ def naming_what_is_written(path: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-@contextmanager
-def naming_what_is_read(setting: str, advice: str) -> Iterator[None]:
-    """Inside, whatever the files of somebody else make a library raise is a ValueError that names `setting`.
-
-    Any Exception: what a hostile or broken configuration leads to inside of transformers is anybody's guess.
-    """
-    try:
-        yield
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{setting} cannot be loaded ({reason}): {advice}") from error
-
-
 def write_in_place(path: Path, text: str) -> None:
     """Overwrite a small file where it lies: the way that is left on a full disk, which has no room for a copy aside."""
     with path.open("r+", encoding="utf-8") as stream:
