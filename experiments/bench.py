@@ -43,11 +43,13 @@ from experiments.models.transformer import RlExpForCausalLM
 from experiments.reports import bench_figures, bench_tables, plan_figures, plan_tables
 from experiments.reports.bench_claims import PAPER_DEVICE_BYTES, paper_claims
 from experiments.runs.files import read_json
+from experiments.runs.foreign_files import loading, refuse_missing_weights
 from experiments.runs.run import Run
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+OWN_MODEL = "name the model folder of a trained run, such as outputs/train/<run id>/model"
 PAPER_XL = {"hidden_size": 2048, "query_heads": 16, "head_dim": 128}
 
 
@@ -340,18 +342,31 @@ class Models:
 
 def load_policy(folder: str) -> RlExpForCausalLM:
     """A trained run's model; the configuration has seen that there is one. Raises ValueError for models not of ours."""
-    stored = read_json(Path(folder) / "config.json")
-    if stored.get("model_type") != RlExpConfig.model_type:
-        raise ValueError(
-            f"bench.policy={folder} is a model of type {stored.get('model_type')}: use one of rl-exp train"
+    _policy_config(folder)
+    with loading("bench.policy", folder, OWN_MODEL):
+        model, info = RlExpForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    return RlExpForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        refuse_missing_weights(info)
+    return model.eval()
+
+
+def _policy_config(folder: str) -> RlExpConfig:
+    """Raises ValueError where config.json is damaged or another model's."""
+    with loading("bench.policy", folder, OWN_MODEL):
+        kind = dict(read_json(Path(folder) / "config.json")).get("model_type")
+    if kind != RlExpConfig.model_type:
+        raise ValueError(f"bench.policy={folder} is a model of type {kind}: use one of rl-exp train")
+    with loading("bench.policy", folder, OWN_MODEL):
+        config: RlExpConfig = RlExpConfig.from_pretrained(folder)
+        config.attention_shape()
+    return config
 
 
 def attention_shapes(config: BenchConfig) -> dict[str, AttentionShape]:
     """The layers of the grid by the names that are shown; a policy's own where one is given."""
     if config.bench.policy is not None and config.mode is not BenchMode.attention:
-        shape = RlExpConfig.from_pretrained(config.bench.policy).attention_shape()
+        shape = _policy_config(config.bench.policy).attention_shape()
         return {label(shape): shape}
     shapes = [config.attention_shape(name) for name in config.bench.mechanism]
     return {label(shape): shape for shape in shapes}

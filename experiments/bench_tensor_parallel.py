@@ -15,6 +15,9 @@ from experiments.bench_records import log_rows
 from experiments.models.shapes import AttentionShape
 from experiments.runs.run import Run
 
+# Column of a row -> its name on the screen; a storage type needs none.
+SETTINGS = {"context": "context", "batch": "batch", "query_length": "query length", "dtype": "", "kernel": "kernel"}
+
 
 def bench_tensor_parallel(
     config: BenchConfig, run: Run, shapes: dict[str, AttentionShape], paper: dict[str, AttentionShape]
@@ -68,13 +71,12 @@ def bench_tensor_parallel(
 
 def sharded_table(rows: list[dict[str, Any]]) -> Table:
     """A line per cell; what all cells share stands in the caption, so that the table fits a terminal."""
-    settings = {"context": "context", "batch": "batch", "query_length": "query length", "dtype": "", "kernel": "kernel"}
-    shared = [name for name in settings if len({row[name] for row in rows}) == 1]
-    varying = [name for name in settings if name not in shared]
-    caption = ", ".join(f"{settings[name]} {rows[0][name]}".strip() for name in shared)
+    shared = [name for name in SETTINGS if len({row[name] for row in rows}) == 1]
+    varying = [name for name in SETTINGS if name not in shared]
+    caption = ", ".join(f"{SETTINGS[name]} {rows[0][name]}".strip() for name in shared)
     table = Table(
         "attention",
-        *(settings[name] or "storage" for name in varying),
+        *(SETTINGS[name] or "storage" for name in varying),
         *("bytes alone", "bytes per rank", "copies", "difference", "µs a step"),
         title=f"one attention layer over {rows[0]['tensor_parallel']} ranks",
         caption=f"{caption}; bytes per token, as predicted; difference: the largest to the whole layer's output; "

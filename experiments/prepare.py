@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -26,6 +25,7 @@ from conf.compose import differences, plain
 from conf.rlhf_config import PolicyTaskConfig
 from conf.train_config import TrainConfig
 from experiments.models.transformer import RlExpForCausalLM
+from experiments.runs.foreign_files import loading, refuse_missing_weights
 from experiments.runs.identity import content_hash, run_id
 from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
 from experiments.train import train
@@ -89,16 +89,14 @@ def prepare_policy(config: PolicyTaskConfig, run: Run, device: torch.device) -> 
         label = f"{settings.attention.mechanism}, {settings.training.tokens:,} tokens"
     run.console.print("[bold]policy[/]    is loaded", highlight=False)
     disable_progress_bar()  # loading takes no time worth a bar
-    try:
-        # Said outright: transformers would ask at a terminal whether to run a folder's own code, and read pickles.
-        safely: dict[str, Any] = {"trust_remote_code": False}
+    # Said outright: transformers would ask at a terminal whether to run a folder's own code, and read pickles.
+    safely: dict[str, Any] = {"trust_remote_code": False}
+    with loading("policy.path", path, "name a folder or hub model of transformers"):
         tokenizer = AutoTokenizer.from_pretrained(path, **safely)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **safely)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"policy.path={path} cannot be loaded ({reason}): name a folder or hub model of transformers"
-        ) from error
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safely
+        )
+        refuse_missing_weights(info)
     model.to(device)
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     return PreparedPolicy(model, reference, ReferenceScores(reference), tokenizer, address, label, path)

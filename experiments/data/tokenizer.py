@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from experiments.data.text import SourceText
 from experiments.runs.artifacts import Artifact, ArtifactStore
+from experiments.runs.foreign_files import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -125,11 +126,8 @@ class HubTokenizer:
         """Load it; `bos` and `pad` fall back to its end-of-sequence token. ValueError when it has none."""
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        try:
+        with loading("tokenizer.path", self.path, "name a folder or repository with a tokenizer.json"):
             tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"tokenizer.path={self.path}: {reason}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ValueError(f"tokenizer.path={self.path} has no fast version (tokenizer.json): choose another")
         if tokenizer.eos_token is None:

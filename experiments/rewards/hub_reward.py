@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
+from experiments.runs.foreign_files import loading, refuse_missing_weights
 from experiments.tasks.task import Floats, Outputs
 
 logger = logging.getLogger(__name__)
@@ -149,15 +149,13 @@ def _loaded(path: str, revision: str | None, dtype: str, trust_remote_code: bool
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
-    try:
+    hint = "name a folder or hub model that transformers knows as a sequence classifier"
+    if not trust_remote_code:
+        hint += " (or, if it needs code of its own and you trust it, reward.hub.trust_remote_code=true)"
+    with loading("reward.hub.path", path, hint):
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=getattr(torch, dtype), use_safetensors=True, **options
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "it needs code of its own: reward.hub.trust_remote_code=true, if you trust it"
-        if "trust_remote_code" not in str(error):
-            hint = "name a folder or hub model that transformers knows as a sequence classifier"
-        raise ValueError(f"reward.hub.path={path} cannot be loaded ({reason}): {hint}") from error
+        refuse_missing_weights(info)
     return tokenizer, model

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 from torchrun import torchrun
 
 from conf.commands import COMMANDS
 from conf.compose import plan_jobs
+from experiments.bench_tensor_parallel import SETTINGS, sharded_table
 
 WORDS = (
     *("bench", "parallel=tensor", "model=nano", "bench.kernel=[reference]", "bench.mechanism=[mha,gqa,gta,mla,gla]"),
@@ -63,6 +66,39 @@ def test_another_number_of_ranks_is_another_run(monkeypatch):
         (job,), _ = plan_jobs(COMMANDS["bench"], list(WORDS[1:]), multirun=False)
         names.add(job.run_id)
     assert len(names) == 3
+
+
+@pytest.mark.parametrize("varying", [(), ("dtype",), tuple(SETTINGS)])
+def test_the_table_is_whole_on_80_columns(varying):
+    common = {"context": 16384, "batch": 128, "query_length": 16, "dtype": "bf16", "kernel": "reference"}
+    measured = {"whole_bytes": 8192.0, "bytes": 4096.0, "duplication_factor": 2, "largest_difference": 1.5e-07}
+    measured |= {"seconds": 0.123456, "tensor_parallel": 4}
+    other = {"context": 512, "batch": 1, "query_length": 1, "dtype": "fp32", "kernel": "cpu"}
+    rows = [common | measured | {"mechanism": name} for name in ("gqa-4", "gla-2")]
+    rows[1] |= {name: other[name] for name in varying}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(sharded_table(rows))
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    if len(varying) < 2:
+        for cell in ("GQA-4", "GLA-2", "8,192", "4,096", "1e-07", "123,456", "16384", "reference"):
+            assert cell in text, cell
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["bench"], ["controlled"], ["reward-eval", "rewards=[coarse]"], ["rlhf-sweep"], ["bench", "mode=generate"]],
+    ids=" ".join,
+)
+def test_commands_of_one_process_refuse_torchrun_in_one_line(words, rl_exp, tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    result = rl_exp(*words)
+    assert result.exit_code == 2, result.output
+    assert "torchrun" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_torchrun_it_is_one_line_that_names_torchrun(rl_exp, tmp_path):
