@@ -7,6 +7,7 @@ import pickle
 import struct
 
 import pytest
+from hostile_content import Touches
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,16 +15,6 @@ from experiments.policies.problems import KEYS, read_problem
 from experiments.rewards.hub_reward import SequenceClassifierScorer
 from experiments.runs.files import sha256_of_file, write_json
 from experiments.training.checkpoints import load_checkpoint, load_latest_checkpoint
-
-
-class Touches:
-    """Unpickled, it makes a file: the proof that code ran."""
-
-    def __init__(self, sentinel) -> None:
-        self.sentinel = sentinel
-
-    def __reduce__(self):
-        return open, (str(self.sentinel), "w")
 
 
 def hostile_tensors(sentinel) -> dict[str, bytes]:

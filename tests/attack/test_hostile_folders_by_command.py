@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from hostile_content import Touches
 from rlhf_cases import tiny_rlhf
 from safetensors.torch import load_file, save_file
 from train_cases import tiny_training
@@ -16,16 +17,6 @@ from train_cases import tiny_training
 from experiments.data.tokenizer import PlainBytes
 from experiments.models.configuration import RlExpConfig
 from experiments.models.transformer import RlExpForCausalLM
-
-
-class Touches:
-    """Unpickled, it makes a file: the proof that code ran."""
-
-    def __init__(self, sentinel) -> None:
-        self.sentinel = sentinel
-
-    def __reduce__(self):
-        return open, (str(self.sentinel), "w")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hostile_content import Touches
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -24,16 +25,6 @@ from experiments.rewards.hub_reward import SequenceClassifierScorer
 from experiments.runs.files import read_json, write_json
 
 OWN_CODE = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoModelForSequenceClassification"), "own.Own")
-
-
-class Touches:
-    """Unpickled, it makes a file: the proof that code ran."""
-
-    def __init__(self, sentinel: Path) -> None:
-        self.sentinel = sentinel
-
-    def __reduce__(self):
-        return open, (str(self.sentinel), "w")
 
 
 def as_policy(folder: Path) -> None:
