@@ -45,3 +45,28 @@ def test_a_claim_that_is_a_path_is_refused_by_name(name, rl_exp, tmp_path):
     assert result.exit_code == 2
     assert "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rlhf", "other_rewards=[../train]"],
+        ["rlhf", "other_rewards=[../../../../../../etc/passwd]"],
+        ["rlhf", "reward=../train"],
+        ["rlhf", "reward.family=ensemble", "reward.ensemble.members=[../x,/etc/passwd]"],
+        ["rlhf", "task=../../x"],
+        ["reward-eval", "rewards=[../x]"],
+        ["train", "attention=../rlhf"],
+        ["train", "data=../../x"],
+        ["train", "hydra/launcher=../../x"],
+        ["controlled", "problem=/etc/passwd"],
+        ["report", "compare", "../../etc"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_climbs_out_of_its_folder_is_refused_and_writes_nothing(words, rl_exp, tmp_path):
+    result = rl_exp(*words)
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "root:" not in result.output + result.stderr, "what the file holds is not shown"
+    assert list(tmp_path.iterdir()) == []
