@@ -75,13 +75,13 @@ def sharded_table(rows: list[dict[str, Any]]) -> Table:
     varying = [name for name in SETTINGS if name not in shared]
     caption = ", ".join(f"{SETTINGS[name]} {rows[0][name]}".strip() for name in shared)
     table = Table(
-        "attention",
-        *(SETTINGS[name] or "storage" for name in varying),
-        *("bytes alone", "bytes per rank", "copies", "difference", "µs a step"),
         title=f"one attention layer over {rows[0]['tensor_parallel']} ranks",
-        caption=f"{caption}; bytes per token, as predicted; difference: the largest to the whole layer's output; "
+        caption=f"{caption}; bytes per token, as predicted; differs by: the most from the whole layer's outputs; "
         "the slowest rank's median step",
     )
+    measured = ("bytes\nalone", "bytes\nper rank", "copies", "differs\nby", "µs a\nstep")
+    for name in ("attention", *(SETTINGS[name] or "storage" for name in varying), *measured):
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(
             row["mechanism"].upper(),
