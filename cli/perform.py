@@ -19,10 +19,9 @@ from rich.markup import escape
 from cli.screens import show_document, show_end, show_finished_before, show_job, show_start
 from cli.sweep import record_job
 from conf.commands import COMMANDS
-from conf.compose import differences, plain, typed
+from conf.compose import differences, identity_of, plain, typed
 from experiments.runs.files import STORAGE_ERRORS, naming_what_is_written, read_json
 from experiments.runs.follower_run import open_follower_run
-from experiments.runs.identity import run_id
 from experiments.runs.ranks import Ranks, join_ranks
 from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
 
@@ -54,7 +53,7 @@ def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> 
     # Jobs that run at the same time share one screen: there each of them says when it begins and how it ended.
     console = Console(quiet=beside_others)
     values = plain(composed)
-    identity = run_id(values, config.input_files(), config.counted_processes())
+    identity = identity_of(composed, config)
     output_dir = Path(config.output_dir)
     directory = output_dir / command.experiment / identity
     if (sweep_directory := _sweep_directory()) is not None:
@@ -119,7 +118,7 @@ def _follow(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -
         with open_follower_run(
             output_dir=Path(config.output_dir),
             experiment=command.experiment,
-            run_id=run_id(plain(composed), config.input_files(), config.counted_processes()),
+            run_id=identity_of(composed, config),
             seed=config.seed,
             attempt=decision["attempt"],
             ranks=ranks,

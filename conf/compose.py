@@ -130,6 +130,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items() if key != "hydra"}
 
 
+def identity_of(composed: DictConfig, checked: Any) -> str:
+    """The run id of a job: of its configuration, and of what `checked`, the typed form, adds from outside of it."""
+    return run_id(plain(composed), checked.input_files(), checked.counted_processes())
+
+
 def differences(command: Command, config: DictConfig) -> dict[str, Any]:
     """Flat keys whose values are not those of the command without overrides: what is special about a run."""
     defaults = flatten(plain(_compose(command, [])))
@@ -216,7 +221,7 @@ def _checked_job(command: Command, overrides: list[str]) -> Job:
     config = _compose(command, overrides)
     checked = typed(command, config)
     try:
-        return Job(tuple(overrides), config, run_id(plain(config), checked.input_files(), checked.counted_processes()))
+        return Job(tuple(overrides), config, identity_of(config, checked))
     except OSError as error:
         raise UserError(_unreadable(error)) from error
 

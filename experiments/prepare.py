@@ -21,12 +21,12 @@ from transformers.utils.logging import disable_progress_bar
 
 import experiments.models.transformer  # noqa: F401 (registers our models with the Auto classes)
 from conf.commands import COMMANDS
-from conf.compose import differences, plain
+from conf.compose import differences, identity_of, plain
 from conf.rlhf_config import PolicyTaskConfig
 from conf.train_config import TrainConfig
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.foreign_files import loading, refuse_missing_weights
-from experiments.runs.identity import content_hash, run_id
+from experiments.runs.identity import content_hash
 from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
 from experiments.train import train
 from experiments.training.device import arithmetic
@@ -115,7 +115,7 @@ def trained_run(settings: TrainConfig, run: Run) -> Path:
     """
     composed = OmegaConf.structured(settings)
     values = plain(composed)
-    identity = run_id(values, settings.input_files())
+    identity = identity_of(composed, settings)
     directory = Path(settings.output_dir) / "train" / identity
     waiting = False
     while not is_finished(directory):

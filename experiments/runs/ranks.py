@@ -69,6 +69,10 @@ class Ranks:
         """Whether this rank owns run directory, screen and tracker."""
         return self.rank == 0
 
+    def share(self, count: int) -> range:
+        """This rank's places among `count` that the ranks take in order, as equally as can be; it may be empty."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
     def broadcast(self, value: Any = None) -> Any:
         """The first rank's `value` (of JSON) on every rank; what the others pass is ignored."""
         return value

@@ -31,7 +31,6 @@ class DistributedModel:
     """One rank alone: the model's own loss and gradients."""
 
     def __init__(self, model: RlExpForCausalLM, *, compiled: bool = False) -> None:
-        self.model = model
         self.loss: Callable[..., Tensor] = torch.compile(model.loss) if compiled else model.loss
 
     @contextmanager
@@ -44,7 +43,6 @@ class ReplicatedModel(DistributedModel):
     """Every rank holds the whole model; gradients are averaged during the backward pass (DDP)."""
 
     def __init__(self, model: RlExpForCausalLM, *, compiled: bool = False) -> None:
-        self.model = model
         self._replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
         self._forward: Callable[..., Any] = torch.compile(self._replica) if compiled else self._replica
         self.loss = self._loss
@@ -72,13 +70,13 @@ class ShardedModel(DistributedModel):
             for block in model.decoder.blocks:
                 block.compile()
         shard(model, ranks)
-        self.model = model
+        self._model = model
         self.loss = model.loss
 
     @contextmanager
     def gradients_meet(self, now: bool) -> Iterator[None]:
         """See `DistributedModel`."""
-        cast(FSDPModule, self.model).set_requires_gradient_sync(now)
+        cast(FSDPModule, self._model).set_requires_gradient_sync(now)
         yield
 
 

@@ -48,7 +48,7 @@ def held_out_loss(
     model.eval()
     total, tokens = 0.0, 0
     for batch in batches:
-        rows = range(ranks.rank * len(batch[0]) // ranks.size, (ranks.rank + 1) * len(batch[0]) // ranks.size)
+        rows = ranks.share(len(batch[0]))
         # All ranks must pass through a sharded model equally often: one without rows computes one that does not count.
         inputs, targets = (part[rows.start : max(rows.stop, rows.start + 1)] for part in batch)
         with arithmetic(device, precision):

@@ -118,8 +118,8 @@ class RanksSampler:
         self.sampler, self.ranks = sampler, ranks
 
     def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
-        rank, size = self.ranks.rank, self.ranks.size
-        share = prompts[rank * len(prompts) // size : (rank + 1) * len(prompts) // size]
+        places = self.ranks.share(len(prompts))
+        share = prompts[places.start : places.stop]
         own: list[list[Any]] = []  # of each completion: tokens, log-probabilities, finished, text
         if share:
             drawn = self.sampler.sample(share, samples, seed=seed, temperature=temperature)
