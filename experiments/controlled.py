@@ -37,7 +37,8 @@ from experiments.controlled_experiments.policy_dependence import policy_dependen
 from experiments.controlled_experiments.reward_variance import reward_variance
 from experiments.controlled_experiments.teacher_bandit import teacher_bandit
 from experiments.policies.problems import read_problem
-from experiments.reports.style import GREY, save_figure
+from experiments.reports.claims import VERDICT_COLOURS
+from experiments.reports.style import DARK_GREY, save_figure
 from experiments.reward_metrics.correlations import Interval
 from experiments.runs.files import finite
 from experiments.runs.run import Run
@@ -59,7 +60,6 @@ EXPERIMENTS: dict[str, Callable[..., Findings]] = {
 }
 MOST_ROWS_PRINTED = 20
 MOST_COLUMNS_PRINTED = 9
-VERDICT_COLOURS = {Verdict.reproduced: "green", Verdict.not_reproduced: "red", Verdict.inconclusive: "yellow"}
 
 
 def controlled(config: ControlledConfig, run: Run) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def write_caption(figure: Figure, caption: str) -> None:
     box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     figure.set_layout_engine("none")
     text = fill(caption, int(17 * width))  # characters of this size that fit
-    figure.text(box.x0 / width, (box.y0 - 0.1) / height, text, va="top", fontsize=7, color=GREY)
+    figure.text(box.x0 / width, (box.y0 - 0.1) / height, text, va="top", fontsize=7, color=DARK_GREY)
 
 
 def show(findings: Findings, run: Run) -> None:
@@ -122,7 +122,7 @@ def show(findings: Findings, run: Run) -> None:
         "verdict", "statement, source, and what was measured", "effect\n[95 % interval]", "n", show_lines=True
     )
     for item in findings.statements:
-        verdict = Text(str(item.verdict), style=VERDICT_COLOURS[item.verdict])
+        verdict = Text(str(item.verdict), style=VERDICT_COLOURS[str(item.verdict)])
         what = Text.assemble(item.statement, ("\n" + item.source, "dim"), "\n" + item.measured)
         statements.add_row(verdict, what, Text(effect_of(item.effect)), str(item.effect.n))
     if findings.statements:

@@ -140,10 +140,12 @@ def measure_serving(
 
 
 def _median_serving(servings: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The serving of median throughput, with the quartiles of throughput over all."""
+    """The serving of median throughput, with quartiles over all of throughput and of the median latencies."""
     ordered = sorted(servings, key=lambda serving: serving["tokens_per_second"])
-    lower, upper = np.quantile([serving["tokens_per_second"] for serving in ordered], (0.25, 0.75))
-    quartiles = {"tokens_per_second_q1": float(lower), "tokens_per_second_q3": float(upper)}
+    quartiles = {}
+    for name in ("tokens_per_second", "first_token_p50", "between_tokens_p50", "end_to_end_p50"):
+        lower, upper = np.quantile([serving[name] for serving in ordered], (0.25, 0.75))
+        quartiles |= {f"{name}_q1": float(lower), f"{name}_q3": float(upper)}
     return {"status": "measured", "runs": len(ordered)} | ordered[(len(ordered) - 1) // 2] | quartiles
 
 
@@ -167,7 +169,7 @@ def serve(
     clock = busy = 0.0
     came: dict[int, float] = {}
     last_token: dict[int, float] = {}
-    first_token, between, together = [], [], []
+    first_token, between, end_to_end, together = [], [], [], []
     finished = tokens = prompt_tokens = most_pages = 0
     while waiting or not engine.finished:
         if engine.finished:
@@ -189,6 +191,7 @@ def serve(
             tokens += len(new)
         prompt_tokens += report.prompt_tokens
         finished += len(report.completions)
+        end_to_end += [clock - came[completion.request_id] for completion in report.completions]
         together.append(len(report.new_tokens))
         most_pages = max(most_pages, engine.cache.pages - engine.cache.free_pages)
     row_bytes = engine.cache.allocated_bytes() // (engine.cache.pages * setting.page_size)
@@ -209,6 +212,7 @@ def serve(
         "tokens_per_second": tokens / clock,
         **_percentiles("first_token", first_token),
         **_percentiles("between_tokens", between or [0.0]),
+        **_percentiles("end_to_end", end_to_end),
         "load_average": os.getloadavg()[0],
     }
 

@@ -29,7 +29,8 @@ from experiments.controlled_experiments.findings import Findings, Progress, Stat
 from experiments.policies.ascent import Advance, FirstCrossing, flow_until, reward_gradient
 from experiments.policies.gradients import exact_gradient
 from experiments.policies.softmax import expected, tabular_policy
-from experiments.reports.style import GREY, PALETTE, figure_style
+from experiments.reports.reward_styles import reward_colour
+from experiments.reports.style import BLACK, GREEN, ORANGE, figure_style
 from experiments.reward_metrics.accuracy import policy_accuracy
 from experiments.reward_metrics.correlations import mean_interval, statistic_interval
 from experiments.reward_metrics.variance import policy_reward_variance
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 PAPER = "What Makes a Reward Model a Good Teacher?, "
 SAMPLES = 16  # of best-of-N
 FAMILIES = ("shrunk", "rare", "inverted")
+COLOURS = {"shrunk": reward_colour("perfect_low_variance"), "rare": ORANGE, "inverted": GREEN}
 
 
 def reward_variance(
@@ -250,20 +252,21 @@ def draw(variance: Tensor, norm: Tensor, times: Tensor, accuracy: Tensor) -> Fig
         ):
             for i, name in enumerate(FAMILIES):
                 text = f"{name} (accuracy {float(accuracy[i].mean()):.2f})"
-                size, face = (16, "none") if name == "rare" else (5, PALETTE[i])  # rare and inverted nearly coincide
+                size, face = (16, "none") if name == "rare" else (5, COLOURS[name])  # rare and inverted nearly coincide
                 panel.scatter(
                     variance[i].flatten(),
                     values[i].flatten(),
                     s=size,
                     facecolor=face,
-                    color=PALETTE[i],
+                    color=COLOURS[name],
                     lw=0.6,
                     label=text,
+                    rasterized=True,
                 )
             low, high = float(variance.min()), float(variance.max())
             middle = float(np.exp(np.log(values[torch.isfinite(values)]).mean()))
             x = np.geomspace(low, high, 2)
-            panel.plot(x, middle * (x / np.sqrt(low * high)) ** bound, color=GREY, ls=":", label="slope of the bound")
+            panel.plot(x, middle * (x / np.sqrt(low * high)) ** bound, color=BLACK, ls=":", label="slope of the bound")
             panel.set(xscale="log", yscale="log", xlabel="initial reward variance", ylabel=label)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3, markerscale=1.5)

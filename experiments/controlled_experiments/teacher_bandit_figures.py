@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.reports.style import BLACK, GREY, PALETTE, figure_style
+from experiments.reports.reward_styles import reward_colour
+from experiments.reports.style import GREY, figure_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ def draw_training(names: list[str], papers: slice, steps: Sequence[int], curves:
         for panel, (outcome, values) in zip(axes, curves.items(), strict=True):
             for i, name in enumerate(names[: papers.stop]):
                 change = values[:, i] - values[0, i]
-                colour = BLACK if i == 0 else PALETTE[i - 1]
+                colour = _colour(name)
                 middle, error = change.mean(axis=-1), change.std(axis=-1) / math.sqrt(change.shape[-1])
                 panel.plot(x, middle, color=colour, label=name, ls="--" if i == 0 else "-")
                 panel.fill_between(x, middle - error, middle + error, color=colour, alpha=0.2, linewidth=0)
@@ -63,10 +64,18 @@ def draw_scatter(
             if len(x[rest]):
                 panel.scatter(x[rest], change[rest], s=5, color=GREY, alpha=0.4, label=label, lw=0)
             for i in range(papers.start, papers.stop):
-                square = {"s": 26, "marker": "s", "lw": 0, "color": PALETTE[i - 1]}
+                square = {"s": 26, "marker": "s", "lw": 0, "color": _colour(names[i])}
                 panel.scatter(x[i].mean(), change[i].mean(), label=names[i], **square)
             panel.set(xlabel=name.replace("_", " "), title=f"r = {coefficients[name]}")
         axes[0].set_ylabel("ground truth increase (std)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4)
     return figure
+
+
+def _colour(name: str) -> str:
+    """`75% on-policy`, `ground truth`, `perfect, low variance`: as the same rewards of language models."""
+    share, _, rest = name.partition("% ")
+    if rest == "on-policy":
+        return reward_colour(f"on_policy_{share}")
+    return reward_colour("ground_truth" if name == "ground truth" else "perfect_low_variance")

@@ -16,6 +16,11 @@ Row = dict[str, Any]
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", ":", "-.")
+SERVING_LATENCIES = {
+    "first_token": "to the first token",
+    "between_tokens": "between tokens",
+    "end_to_end": "to the last token",
+}
 
 
 def draw_throughput(rows: Sequence[Row], system: str, directory: Path) -> Path | None:
@@ -51,13 +56,14 @@ def draw_throughput(rows: Sequence[Row], system: str, directory: Path) -> Path |
             axis.set_title(_title(panel_settings, panel))
         label_panels(axes, len(panels), "tokens per second")
         _legend(figure, rows, systems)
-        return save_figure(figure, directory / "throughput_against_context")
+        return save_figure(figure, directory / "throughput_against_context", _repetitions(rows))
 
 
 def draw_roofline(rows: Sequence[Row], directory: Path) -> Path | None:
     """Measured points under the ceilings of the run; one marker per query length, hollow for bf16 storage."""
     import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     rows = [row for row in rows if row["status"] == "measured"]
     rows = [row for row in rows if row["kernel"] == rows[0]["kernel"]]
@@ -96,12 +102,14 @@ def draw_roofline(rows: Sequence[Row], directory: Path) -> Path | None:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("arithmetic intensity (FLOP per byte)")
         axis.set_ylabel("GFLOP per second")
         axis.set_title(f"one attention layer, kernel {rows[0]['kernel']}")
         _roofline_legend(axis, rows, query_lengths)
-        return save_figure(figure, directory / "roofline")
+        return save_figure(figure, directory / "roofline", _repetitions(rows))
 
 
 def draw_device_bytes(devices: Sequence[Row], title: str, directory: Path) -> Path:
@@ -135,8 +143,7 @@ def draw_device_bytes(devices: Sequence[Row], title: str, directory: Path) -> Pa
         axis.margins(y=0.12)
         axis.set_ylabel("bytes (bf16)")
         axis.set_title(f"cache bytes per token, layer and device: {', '.join(map(str, sizes))} devices, left to right")
-        figure.supxlabel(title, fontsize=8)
-        return save_figure(figure, directory / "bytes_per_device")
+        return save_figure(figure, directory / "bytes_per_device", title)
 
 
 def draw_serving(rows: Sequence[Row], directory: Path) -> Path | None:
@@ -148,11 +155,14 @@ def draw_serving(rows: Sequence[Row], directory: Path) -> Path | None:
         return None
     labels = [_serving_label(row, rows) for row in rows]
     with figure_style():
-        figure, axes = plt.subplots(1, 3, figsize=(9.6, 0.32 * len(rows) + 1.7), sharey=True)
+        latencies = [name for name in SERVING_LATENCIES if f"{name}_p50" in rows[0]]
+        figure, axes = plt.subplots(
+            1, 1 + len(latencies), figsize=(2.4 + 2.4 * len(latencies), 0.32 * len(rows) + 1.7), sharey=True
+        )
         for place, row in enumerate(rows):
             axes[0].set_axisbelow(True)
             axes[0].barh(place, row["tokens_per_second"], color=_colour(row))
-            for axis, name in ((axes[1], "first_token"), (axes[2], "between_tokens")):
+            for axis, name in zip(axes[1:], latencies, strict=True):
                 median, last = 1e3 * row[f"{name}_p50"], 1e3 * row[f"{name}_p99"]
                 axis.plot([median, last], [place, place], color=_colour(row))
                 axis.plot(median, place, "o", color=_colour(row))
@@ -160,12 +170,11 @@ def draw_serving(rows: Sequence[Row], directory: Path) -> Path | None:
         axes[0].set_yticks(range(len(rows)), labels)
         axes[0].invert_yaxis()
         axes[0].set_xlabel("tokens per second")
-        axes[1].set_xlabel("time to first token (ms)")
-        axes[2].set_xlabel("time between tokens (ms)")
-        for axis in axes[1:]:
-            axis.set_title("median to 99th percentile", fontsize=8)
+        for axis, name in zip(axes[1:], latencies, strict=True):
+            axis.set_xlabel(f"{SERVING_LATENCIES[name]} (ms)")
             axis.set_xlim(left=0)
-        return save_figure(figure, directory / "serving")
+        note = f"n = {rows[0]['requests']} requests; latencies: from the median to the 99th percentile"
+        return save_figure(figure, directory / "serving", f"{note}; {_repetitions(rows)}")
 
 
 def _serving_label(row: Row, rows: Sequence[Row]) -> str:
@@ -220,6 +229,15 @@ def _roofline_legend(axis: Axes, rows: Sequence[Row], query_lengths: Sequence[in
 def _title(names: Sequence[str], values: Sequence[Any]) -> str:
     words = {"model": "{}", "batch": "batch {}", "query_length": "query length {}", "dtype": "{}"}
     return ", ".join(words[name].format(value) for name, value in zip(names, values, strict=True))
+
+
+def _repetitions(rows: Sequence[Row]) -> str:
+    """`median of n = 5 to 15 rounds`."""
+    counts = sorted({int(row["runs"]) for row in rows if row.get("runs")})
+    if not counts:
+        return ""
+    many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"median of n = {many} rounds"
 
 
 def _varies(rows: Sequence[Row], name: str) -> bool:

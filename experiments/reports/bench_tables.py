@@ -147,14 +147,14 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
     """Throughput and latencies at one cache budget."""
     headings = [
         *("attention", "budget\ntokens", "together\nmost / mean", "requests\nper s", "tokens\nper s"),
-        *("first\ntoken ms", "between\ntokens ms"),
+        *("first\ntoken ms", "between\ntokens ms", "last\ntoken ms"),
     ]
     sections: Sections = []
     for words, section in _sections(rows):
         lines = []
         for row in section:
             if row["status"] != "measured":
-                lines.append([row["mechanism"].upper(), row["status"], "", "", "", "", ""])
+                lines.append([row["mechanism"].upper(), row["status"], "", "", "", "", "", ""])
                 continue
             lines.append(
                 [
@@ -165,6 +165,7 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
                     _spread(row, "tokens_per_second", 1),
                     f"{1e3 * row['first_token_p50']:,.0f} / {1e3 * row['first_token_p99']:,.0f}",
                     f"{1e3 * row['between_tokens_p50']:,.1f} / {1e3 * row['between_tokens_p99']:,.1f}",
+                    f"{1e3 * row['end_to_end_p50']:,.0f} / {1e3 * row['end_to_end_p99']:,.0f}",
                 ]
             )
         sections.append((words, lines))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.reports.reward_styles import REWARDS, reward_colour
 from experiments.reports.run_comparison import ComparedArm
 from experiments.reports.style import MECHANISM_COLOURS, PALETTE, figure_style, save_figure
 
@@ -95,16 +96,19 @@ def draw_curves(arms: Sequence[ComparedArm], directory: Path, wanted: Sequence[s
         counts = sorted({len(arm.runs) for arm in arms})
         n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         band = "; band: lowest to highest seed" if counts[-1] > 1 else ""
-        figure.supxlabel(f"n = {n} seed{'' if n == '1' else 's'} per arm{band}", fontsize=8)
-        return save_figure(figure, directory / "curves")
+        return save_figure(figure, directory / "curves", f"n = {n} seed{'' if n == '1' else 's'} per arm{band}")
 
 
 def arm_colour(arm: ComparedArm, arms: Sequence[ComparedArm]) -> str:
-    """A mechanism's own colour where it alone tells the arms apart, else the palette's next."""
-    mechanisms = [item.runs[0].settings.get("attention.mechanism") for item in arms]
-    own = MECHANISM_COLOURS.get(str(arm.runs[0].settings.get("attention.mechanism")))
-    if own and len(set(mechanisms)) == len(arms):
-        return own
+    """A mechanism's or reward's own colour where it alone tells the arms apart, else the palette's next."""
+    for key, colours in (
+        ("attention.mechanism", MECHANISM_COLOURS),
+        ("reward.name", {name: reward_colour(name) for name in REWARDS}),
+    ):
+        values = [str(item.runs[0].settings.get(key)) for item in arms]
+        own = colours.get(str(arm.runs[0].settings.get(key)))
+        if own and len(set(values)) == len(arms):
+            return own
     return PALETTE[list(arms).index(arm) % len(PALETTE)]
 
 

@@ -1,7 +1,7 @@
 """`rl-exp report figures`: the figures of runs, sweeps and published results in one folder, as PNG and SVG.
 
 Where the numbers behind a figure are in a result's JSON (perplexity against cache, decode benchmarks), it is drawn
-again, in today's style; the others are copied as the run drew them. Published results keep PNG only.
+again, in today's style; the others are copied as the run drew them.
 """
 
 from __future__ import annotations
@@ -17,37 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.reports.bench_figures import draw_device_bytes, draw_roofline, draw_serving, draw_throughput
+from experiments.reports.captions import caption_of, read_captions
 from experiments.reports.plan_figures import draw_plan
 from experiments.reports.train_comparison import Arm, draw_perplexity_against_cache
 from experiments.runs.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
-
-# What a figure shows, for those that cannot see it: used where a run left no caption.
-CAPTIONS = {
-    "perplexity_against_cache": "Held-out perplexity against cache bytes per token and layer, a point per attention "
-    "mechanism, bars over seeds.",
-    "throughput_against_context": "Tokens per second against context length, a line per attention mechanism.",
-    "roofline": "Operations per second against arithmetic intensity, points under the machine's ceilings.",
-    "bytes_per_device": "Cache bytes per token, layer and device by mechanism, for growing numbers of devices.",
-    "serving": "Throughput and latency of a server by attention mechanism at one cache budget.",
-    "training_curves": "Proxy and ground truth reward over policy-gradient steps, a line per reward model.",
-    "over_optimisation": "Proxy and ground truth reward against the root of KL divergence, a line per reward model.",
-    "increase_against_variance": "Reward increases against reward variance before training, a point per reward model.",
-    "increase_against_accuracy": "Reward increases against accuracy before training, a point per reward model.",
-    "correlations": "Correlations of properties of reward models with the increases of proxy and ground truth reward.",
-    "training": "Rewards over training, a line per reward model.",
-    "trajectories": "Ground truth reward over updates, trained on the ground truth and on the proxy.",
-    "phase_diagram": "Where training on the proxy is faster than on the ground truth: initial probability, reward of "
-    "the mediocre output, and feature angle.",
-    "exponents": "Time to reach the best output against its initial probability, on both rewards, with slopes.",
-    "flatness": "Gradient norm and time to a fixed gain against reward variance.",
-    "policy_dependence": "Time to a fixed gain of two reward models on two families of policies.",
-    "confusion": "Predicted categories of reward errors against the measured effect on ground truth reward.",
-    "penalty": "Penalty of partial credit over binary credit, by shared features and initial success rates.",
-    "sampled": "Share of seeds in which each kind of credit wins under sampled gradients.",
-    "curves": "Metrics over training, a line per arm, bands over seeds.",
-}
 
 
 @dataclass(frozen=True)
@@ -67,7 +42,7 @@ def collect_figures(places: Sequence[Path]) -> list[GalleryFigure]:
     found: list[GalleryFigure] = []
     names: set[str] = set()
     for place in dict.fromkeys(places):
-        captions = _captions(place)
+        captions = read_captions(place / "figures")
         for png in sorted((place / "figures").rglob("*.png")):
             name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{place.parent.name}-{place.name}-{png.stem}")
             while name in names:
@@ -81,13 +56,6 @@ def collect_figures(places: Sequence[Path]) -> list[GalleryFigure]:
     return found
 
 
-def caption_of(png: Path, captions: dict[str, str] | None = None) -> str:
-    """What a figure shows, in words: its run's own caption, or ours for figures of that name."""
-    captions = _captions(png.parent.parent) if captions is None else captions
-    own = captions.get(png.stem)
-    return own or CAPTIONS.get(png.stem, png.stem.replace("_", " ").capitalize() + ".")
-
-
 def gather_figures(places: Sequence[Path], folder: Path) -> list[GalleryFigure]:
     """Draw again what can be drawn, copy the rest, and write captions.json; the figures as they lie in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,20 +65,21 @@ def gather_figures(places: Sequence[Path], folder: Path) -> list[GalleryFigure]:
         aside = Path(name)
         for figure in collect_figures(places):
             drawn, svg = aside / f"{figure.name}.png", aside / f"{figure.name}.svg"
-            if not _draw_again(figure, drawn):
+            caption = _draw_again(figure, drawn)
+            if caption is None:
                 shutil.copyfile(figure.png, drawn)
                 if figure.svg is not None:
                     shutil.copyfile(figure.svg, svg)
             final_svg = folder / svg.name if svg.is_file() else None
-            gathered.append(replace(figure, png=folder / drawn.name, svg=final_svg))
+            gathered.append(replace(figure, png=folder / drawn.name, svg=final_svg, caption=caption or figure.caption))
         for path in aside.iterdir():
             os.replace(path, folder / path.name)
     write_json(folder / "captions.json", {figure.name: figure.caption for figure in gathered})
     return gathered
 
 
-def _draw_again(figure: GalleryFigure, target: Path) -> bool:
-    """Whether the figure could be drawn from the numbers beside it."""
+def _draw_again(figure: GalleryFigure, target: Path) -> str | None:
+    """Draw the figure from the numbers beside it, and return its caption; None where that cannot be done."""
     aside = target.parent / f".{figure.name}"
     try:
         if figure.png.stem == "perplexity_against_cache":
@@ -118,15 +87,15 @@ def _draw_again(figure: GalleryFigure, target: Path) -> bool:
         elif (figure.place / "results.json").is_file() and figure.png.parent == figure.place / "figures":
             drawn = _bench(figure.png.stem, read_json(figure.place / "results.json"), aside)
         else:
-            return False
+            return None
         if drawn is None:
-            return False
+            return None
         for suffix in (".png", ".svg"):
             shutil.move(drawn.with_suffix(suffix), target.with_suffix(suffix))
-        return True
+        return caption_of(drawn)
     except Exception:  # numbers of an older version, or damaged: the figure that the run drew is still there
         logger.info("%s was not drawn again", figure.png, exc_info=True)
-        return False
+        return None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -157,11 +126,3 @@ def _bench(stem: str, document: Any, folder: Path) -> Path | None:
     if stem == "serving":
         return draw_serving(rows, folder)
     return None
-
-
-def _captions(place: Path) -> dict[str, str]:
-    try:
-        found = read_json(place / "figures" / "captions.json")
-    except (OSError, ValueError):
-        return {}
-    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}

@@ -11,8 +11,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from experiments.reports.captions import caption_of
 from experiments.reports.claims import VERDICT_COLOURS, Entry, Evidence, part_effects
-from experiments.reports.figure_gallery import GalleryFigure, caption_of
+from experiments.reports.figure_gallery import GalleryFigure
 from experiments.reports.run_records import RunRecord, shown
 from experiments.reports.run_table import age_of
 from experiments.runs.files import read_json, write_text

@@ -52,9 +52,9 @@ def draw_plan(rows: Sequence[Row], directory: Path) -> Path | None:
             axis.set_title(", ".join(PANEL[name].format(value) for name, value in zip(varying, panel, strict=True)))
         label_panels(axes, len(panels), "tokens per second, at most")
         batches = ", ".join(str(batch) for batch in sorted({row["batch"] for row in rows}))
-        figure.supxlabel(f"thick: the largest batch that fits; thin: batch {batches}", fontsize=8)
+        note = f"computed, not measured; thick: the largest batch that fits; thin: batch {batches}"
         figure.legend(
             handles=[Line2D([], [], label=name.upper(), **style) for name, style in styles.items()],
             loc="outside right upper",
         )
-        return save_figure(figure, directory / "tokens_per_second_ceiling")
+        return save_figure(figure, directory / "tokens_per_second_ceiling", note)

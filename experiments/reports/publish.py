@@ -3,7 +3,7 @@
     python -m experiments.reports.publish outputs/sweeps/train-<id> outputs/reference/train/mechanisms
     python -m experiments.reports.publish outputs/controlled/<run id> outputs/reference/controlled/teacher_bandit
 
-Copies the result's JSON, text and PNG files (no weights, no metrics, nothing above a megabyte), and writes
+Copies the result's JSON and text files and its figures (no weights, no metrics, nothing above a megabyte), and writes
 `provenance.json`: the command, the settings, versions, machine, commit and date of the runs behind it.
 """
 
@@ -23,6 +23,7 @@ KEPT = (
     "results.json",
     "summary.json",
     "figures/*.png",
+    "figures/*.svg",
     "figures/captions.json",
     "samples.txt",
 )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from experiments.reports.arm_styles import ArmStyles
+from experiments.reports.reward_styles import RewardStyles
 from experiments.reports.style import BLUE, GREY, figure_style, save_figure
 from experiments.reward_metrics.evaluation import Evaluation
 from experiments.reward_metrics.properties import label_of
@@ -29,7 +29,7 @@ def draw_variance_against_accuracy(evaluation: Evaluation, directory: Path) -> P
     """One point per reward model with both intervals; on-policy accuracy beside harm-aware accuracy."""
     import matplotlib.pyplot as plt
 
-    styles = ArmStyles(evaluation.reward_models)
+    styles = RewardStyles(evaluation.reward_models)
     with figure_style():
         figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True)
         for axis, name in zip(axes, ("on_policy_accuracy", "harm_aware_accuracy"), strict=True):
@@ -44,8 +44,11 @@ def draw_variance_against_accuracy(evaluation: Evaluation, directory: Path) -> P
         axes[0].set_ylim(bottom=0)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper")
-        figure.supxlabel(f"{evaluation.prompts} prompts; bars: 95 % bootstrap intervals over prompts", fontsize=8)
-        return save_figure(figure, directory / "variance_against_accuracy")
+        return save_figure(
+            figure,
+            directory / "variance_against_accuracy",
+            f"n = {evaluation.prompts} prompts; bars: 95 % bootstrap intervals over prompts",
+        )
 
 
 def draw_properties(evaluation: Evaluation, directory: Path) -> Path:
@@ -71,8 +74,11 @@ def draw_properties(evaluation: Evaluation, directory: Path) -> Path:
         labels = [label.replace("_", " ") for label in evaluation.reward_models]
         axis.set_xticks(range(matrix.shape[1]), labels, rotation=40, ha="right", fontsize=8)
         axis.set_yticks(range(len(names)), [_long_label(name) for name in names], fontsize=7)
-        figure.supxlabel(f"{evaluation.prompts} prompts; dark to light: lowest to highest of a row", fontsize=8)
-        return save_figure(figure, directory / "properties")
+        return save_figure(
+            figure,
+            directory / "properties",
+            f"n = {evaluation.prompts} prompts; dark to light: lowest to highest of a row",
+        )
 
 
 def draw_within_prompt_std(reward_models: Sequence[str], scores: Floats, directory: Path) -> Path:

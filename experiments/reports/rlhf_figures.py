@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.reports.arm_styles import ArmStyles
+from experiments.reports.reward_styles import RewardStyles
 from experiments.reports.rlhf_increases import Outcome, Point, increases, points_of
 from experiments.reports.rlhf_runs import Arm, Setting
 from experiments.reports.style import GREY, figure_style, save_figure
@@ -28,18 +28,18 @@ AXIS = {Outcome.proxy: "proxy reward increase (std)", Outcome.ground_truth: "gro
 
 def draw_all(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
     """Every figure that these runs allow."""
-    styles = ArmStyles(arm.label for setting in settings for arm in setting.arms)
+    styles = RewardStyles(arm.label for setting in settings for arm in setting.arms)
     shown = list(settings)[:MOST_SETTINGS]
     figures = [draw_training_curves(shown, styles, directory), draw_over_optimisation(shown, styles, directory)]
     for name, file in (("variance", "increase_against_variance"), ("on_policy_accuracy", "increase_against_accuracy")):
-        if any(np.isfinite([arm.property_value(name) for arm in setting.arms]).sum() > 1 for setting in shown):
+        if any(np.isfinite([arm.property_value(name) for arm in setting.arms]).sum() > 2 for setting in shown):
             figures.append(draw_increase_against(name, shown, correlations, styles, directory / file))
     if correlations:
         figures.append(draw_correlations(shown, correlations, directory))
     return figures
 
 
-def draw_training_curves(settings: Sequence[Setting], styles: ArmStyles, directory: Path) -> Path:
+def draw_training_curves(settings: Sequence[Setting], styles: RewardStyles, directory: Path) -> Path:
     """Proxy and ground truth on the probe prompts over steps; mean over seeds, band from the lowest to the highest."""
     with figure_style():
         figure, axes = _grid(settings, 2)
@@ -56,11 +56,10 @@ def draw_training_curves(settings: Sequence[Setting], styles: ArmStyles, directo
                 axis.set_ylabel(AXIS[outcome])
             _name_setting(row, setting)
         _legend(figure, axes)
-        figure.supxlabel(_seeds(settings, "band: lowest to highest seed"), fontsize=8)
-        return save_figure(figure, directory / "training_curves")
+        return save_figure(figure, directory / "training_curves", _seeds(settings, "band: lowest to highest seed"))
 
 
-def draw_over_optimisation(settings: Sequence[Setting], styles: ArmStyles, directory: Path) -> Path:
+def draw_over_optimisation(settings: Sequence[Setting], styles: RewardStyles, directory: Path) -> Path:
     """Proxy and ground truth against the root of the KL divergence, as Gao, Schulman and Hilton draw them."""
     with figure_style():
         figure, axes = _grid(settings, 2)
@@ -78,15 +77,14 @@ def draw_over_optimisation(settings: Sequence[Setting], styles: ArmStyles, direc
                 axis.set_ylabel(AXIS[outcome])
             _name_setting(row, setting)
         _legend(figure, axes)
-        figure.supxlabel(_seeds(settings, "thin: single seeds"), fontsize=8)
-        return save_figure(figure, directory / "over_optimisation")
+        return save_figure(figure, directory / "over_optimisation", _seeds(settings, "thin: single seeds"))
 
 
 def draw_increase_against(
     name: str,
     settings: Sequence[Setting],
     correlations: Sequence[dict[str, Any]],
-    styles: ArmStyles,
+    styles: RewardStyles,
     path: Path,
 ) -> Path:
     """Early increases of both, and the ground truth's at the end, against a property; arms are points."""
@@ -105,66 +103,72 @@ def draw_increase_against(
             _name_setting(row, setting)
         _legend(figure, axes)
         hollow = "hollow: the ground truth as reward, not part of r"
-        figure.supxlabel(_seeds(settings, f"bars: lowest to highest seed; {hollow}"), fontsize=8)
-        return save_figure(figure, path)
+        return save_figure(figure, path, _seeds(settings, f"bars: lowest to highest seed; {hollow}"))
 
 
 def draw_correlations(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]], directory: Path) -> Path:
-    """Pearson's r of every property with every increase; a frame where the permutation p is at most .05."""
-    from matplotlib.patches import Rectangle
+    """Pearson's r of every property with every increase; a frame where the permutation p is at most .05.
+
+    Of several settings the chief properties, two settings beside each other.
+    """
+    import matplotlib.pyplot as plt
 
     settings = [s for s in settings if any(row["setting"] == s.label for row in correlations)]
-    names = [
-        name
-        for name in dict.fromkeys(row["property"] for row in correlations)
-        if not name.startswith(("error_", "one_vs_many_")) or len(settings) == 1
-    ]
-    names.sort(key=lambda name: CHIEF_PROPERTIES.index(name) if name in CHIEF_PROPERTIES else len(CHIEF_PROPERTIES))
+    known = dict.fromkeys(row["property"] for row in correlations)
+    names = [name for name in CHIEF_PROPERTIES if name in known]
+    if len(settings) == 1:
+        names += [name for name in known if name not in CHIEF_PROPERTIES]
+    columns = min(2, len(settings))
+    lines = -(-len(settings) // columns)
+    most = max(len(points_of(setting)) for setting in settings) * len(Outcome)
     with figure_style():
-        columns = [len(points_of(setting)) * len(Outcome) for setting in settings]
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(
-            1,
-            len(settings),
-            figsize=(2.4 + 0.52 * sum(columns), 1.6 + 0.26 * len(names)),
-            squeeze=False,
-            sharey=True,
-            width_ratios=columns,
-        )
-        for axis, setting in zip(axes[0], settings, strict=True):
-            heads = [(outcome, point) for outcome in Outcome for point in points_of(setting)]
-            found = {
-                (row["property"], row["increase_of"], row["point"]): row
-                for row in correlations
-                if row["setting"] == setting.label and row["method"] == "pearson"
-            }
-            matrix = np.full((len(names), len(heads)), math.nan)
-            for i, name in enumerate(names):
-                for j, (outcome, point) in enumerate(heads):
-                    cell = found.get((name, outcome.value, point.name))
-                    if cell is None or math.isnan(cell["coefficient"]):
-                        continue
-                    matrix[i, j] = cell["coefficient"]
-                    colour = "white" if abs(matrix[i, j]) > 0.65 else "black"
-                    axis.text(j, i, _short(matrix[i, j]), ha="center", va="center", fontsize=7, color=colour)
-                    if cell["permutation_p"] <= 0.05:
-                        axis.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, lw=1.2, ec="black"))
-            image = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-            axis.grid(False)
-            axis.set_xticks(range(len(heads)), [point.label for _, point in heads], rotation=60, ha="right", fontsize=7)
-            axis.axvline(len(points_of(setting)) - 0.5, color="white", lw=3)
-            for k, outcome in enumerate(Outcome):
-                middle = (2 * k + 1) / (2 * len(Outcome))
-                axis.text(middle, 1.01, outcome.words, ha="center", va="bottom", fontsize=8, transform=axis.transAxes)
-            if setting.label:
-                axis.set_title(setting.label, fontsize=8, pad=16)
-        axes[0][0].set_yticks(range(len(names)), [label_of(name) for name in names], fontsize=8)
-        figure.colorbar(image, ax=axes[0].tolist(), shrink=0.7, label="Pearson's r")
+        size = (2.4 + 0.5 * most * columns, (1.3 + 0.26 * len(names)) * lines + 0.3)
+        figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+        for axis, setting in zip(axes.flat, settings, strict=False):
+            rows = [row for row in correlations if row["setting"] == setting.label and row["method"] == "pearson"]
+            image = _correlation_panel(axis, names, setting, rows)
+        for axis in axes.flat[len(settings) :]:
+            axis.set_visible(False)
+        figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.7 / lines, label="Pearson's r")
         n = sorted({row["reward_models"] for row in correlations})
         count = str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}"
-        figure.supxlabel(f"n = {count} reward models; framed: permutation p at most .05, not corrected", fontsize=8)
-        return save_figure(figure, directory / "correlations")
+        note = f"n = {count} reward models; framed: permutation p at most .05, not corrected"
+        return save_figure(figure, directory / "correlations", note)
+
+
+def _correlation_panel(axis: Axes, names: Sequence[str], setting: Setting, rows: Sequence[dict[str, Any]]) -> Any:
+    """Properties against increases, those that some reward model has; returns the image, for its scale of colours."""
+    from matplotlib.patches import Rectangle
+
+    found = {(row["property"], row["increase_of"], row["point"]): row for row in rows}
+    points = [
+        point
+        for point in points_of(setting)
+        if any(math.isfinite(row["coefficient"]) for row in rows if row["point"] == point.name)
+    ]
+    heads = [(outcome, point) for outcome in Outcome for point in points]
+    matrix = np.full((len(names), len(heads)), math.nan)
+    for i, name in enumerate(names):
+        for j, (outcome, point) in enumerate(heads):
+            cell = found.get((name, outcome.value, point.name))
+            if cell is None or math.isnan(cell["coefficient"]):
+                continue
+            matrix[i, j] = cell["coefficient"]
+            colour = "white" if abs(matrix[i, j]) > 0.65 else "black"
+            axis.text(j, i, _short(matrix[i, j]), ha="center", va="center", fontsize=7, color=colour)
+            if cell["permutation_p"] <= 0.05:
+                axis.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, lw=1.2, ec="black"))
+    image = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    axis.grid(False)
+    axis.set_xticks(range(len(heads)), [point.label for _, point in heads], rotation=60, ha="right", fontsize=7)
+    axis.set_yticks(range(len(names)), [label_of(name) for name in names], fontsize=8)
+    axis.axvline(len(points) - 0.5, color="white", lw=3)
+    for k, outcome in enumerate(Outcome):
+        middle = (2 * k + 1) / (2 * len(Outcome))
+        axis.text(middle, 1.01, outcome.words, ha="center", va="bottom", fontsize=8, transform=axis.transAxes)
+    if setting.label:
+        axis.set_title(setting.label, fontsize=8, pad=16)
+    return image
 
 
 # Parts of figures -------------------------------------------------------------------------------------------------
@@ -215,7 +219,7 @@ def _root(kl: Floats) -> Floats:
     return np.asarray(np.sqrt(np.maximum(kl, 0)))
 
 
-def _arm_point(axis: Axes, arm: Arm, name: str, outcome: Outcome, point: Point, styles: ArmStyles) -> None:
+def _arm_point(axis: Axes, arm: Arm, name: str, outcome: Outcome, point: Point, styles: RewardStyles) -> None:
     values, x = increases(arm, outcome, point), arm.property_value(name)
     if not np.isfinite(values).all() or math.isnan(x):
         return

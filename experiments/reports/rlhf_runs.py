@@ -250,8 +250,14 @@ def _setting_labels(firsts: Sequence[RlhfRun], varying: list[str]) -> list[str]:
 
 def _label(run: RlhfRun, policies: bool, keys: list[str]) -> str:
     parts = [run.policy] if policies else []
-    parts += [f"{key.rsplit('.', 1)[-1]}={_shown(run.settings.get(key))}" for key in keys]
+    parts += [_words(key, run.settings.get(key)) for key in keys]
     return "; ".join(parts)
+
+
+def _words(key: str, value: Any) -> str:
+    """`steps=40`; of a list of names the names alone."""
+    name = key.rsplit(".", 1)[-1]
+    return " + ".join(map(str, value)) if name == "names" and isinstance(value, list) else f"{name}={_shown(value)}"
 
 
 def _shown(value: Any) -> str:

@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
+from experiments.reports.claims import VERDICT_COLOURS
 from experiments.reports.rlhf_effects import last_kl_point, steps_of
 from experiments.reports.rlhf_increases import Outcome, Point, mean_increase
 from experiments.reports.rlhf_runs import Setting
 from experiments.reward_metrics.correlations import Interval
 from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
-from experiments.reward_metrics.statements import Statement, Verdict
+from experiments.reward_metrics.statements import Statement
 
-VERDICT_COLOURS = {Verdict.reproduced: "green", Verdict.not_reproduced: "red", Verdict.inconclusive: "yellow"}
 ARM_PROPERTIES = {"variance": "variance", "on_policy_accuracy": "accuracy", "harm_aware_accuracy": "HAcc"}
 # of the correlation table, where the run has them
 SHOWN_PROPERTIES = (*CHIEF_PROPERTIES, "covariance_with_ground_truth")
@@ -101,7 +101,7 @@ def statements_table(statements: Sequence[Statement]) -> Table:
         show_lines=True,
     )
     for item in statements:
-        verdict = Text(str(item.verdict), style=VERDICT_COLOURS[item.verdict])
+        verdict = Text(str(item.verdict), style=VERDICT_COLOURS[str(item.verdict)])
         what = Text.assemble(item.statement, ("\n" + item.source, "dim"), "\n" + item.measured)
         table.add_row(verdict, what, Text(_effect(item.effect)), str(item.effect.n))
     return table

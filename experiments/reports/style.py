@@ -6,10 +6,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.reports.captions import add_caption
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLACK, GREY = "#000000", "#7f7f7f"
+BLACK, DARK_GREY, GREY = "#000000", "#4d4d4d", "#7f7f7f"
 ORANGE, SKY_BLUE, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY_BLUE, BLACK)
@@ -24,12 +26,6 @@ MECHANISM_COLOURS = {
     "tied_key_value": ORANGE,
 }
 
-TRAINING_REWARD_COLOURS = {  # what a policy was trained on
-    "ground truth": BLUE,
-    "proxy": VERMILION,
-    "binary": GREEN,
-    "partial": PURPLE,
-}
 EFFECT_COLOURS = {"harmful": VERMILION, "benign": GREY, "beneficial": GREEN}
 
 
@@ -58,10 +54,16 @@ def figure_style() -> AbstractContextManager[None]:
     )
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write `path`.png and `path`.svg, close the figure, and return the PNG's path."""
+def save_figure(figure: Figure, path: Path, note: str = "") -> Path:
+    """Write `path`.png and `path`.svg, close the figure, and return the PNG's path.
+
+    `note` says what it rests on (`n = 3 seeds; band: ...`): it stands under the figure, and in captions.json beside it.
+    """
     import matplotlib.pyplot as plt
 
+    if note:
+        figure.supxlabel(note, fontsize=8)
+        add_caption(path, note)
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".svg", ".png"):
         figure.savefig(

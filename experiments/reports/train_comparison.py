@@ -151,5 +151,5 @@ def draw_perplexity_against_cache(arms: list[Arm], sets: list[str], directory: P
         seeds = sorted({len(arm.summaries) for arm in arms})
         count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         bars = "; bars: standard deviation over seeds" if seeds[-1] > 1 else ""
-        figure.supxlabel(f"n = {count} seed{'s' if count != '1' else ''} per point{bars}", fontsize=8)
-        return save_figure(figure, directory / "perplexity_against_cache")
+        note = f"n = {count} seed{'s' if count != '1' else ''} per point{bars}"
+        return save_figure(figure, directory / "perplexity_against_cache", note)

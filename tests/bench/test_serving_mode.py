@@ -56,6 +56,7 @@ def test_every_request_is_finished_within_the_budget(mechanism):
     assert found["prompt_tokens"] == sum(len(arrival.prompt) for arrival in arrivals())
     assert 0 < found["most_used_bytes"] <= found["cache_bytes"] <= 40_000
     assert found["between_tokens_p50"] <= found["between_tokens_p99"]
+    assert found["first_token_p50"] < found["end_to_end_p50"] <= found["end_to_end_p99"] <= found["seconds"]
 
 
 def test_a_smaller_cache_per_token_lets_more_requests_in():

@@ -109,7 +109,12 @@ def test_the_command_compares_draws_and_records(rl_exp, tmp_path):
         assert result.exit_code == 0, result.output
         assert "paired t, 3 shared seeds" in result.output
     (folder,) = (tmp_path / "outputs" / "report").iterdir()
-    assert {path.name for path in folder.iterdir()} == {"comparison.json", "curves.png", "curves.svg"}
+    assert {path.name for path in folder.iterdir()} == {
+        "comparison.json",
+        "curves.png",
+        "curves.svg",
+        "captions.json",
+    }
     document = json.loads(rl_exp("report", "compare", "train-1", "--json").stdout)
     metric = next(item for item in document["metrics"] if item["metric"] == "eval/text/loss")
     assert metric["arms"][1]["minus_first"]["value"] == pytest.approx(0.5, abs=0.05)
