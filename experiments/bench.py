@@ -428,8 +428,7 @@ def draw(mode: str, rows: list[Row], devices: list[Row], title: str, directory: 
                 bench_figures.draw_roofline(rows, directory),
             ]
         elif mode == BenchMode.generate.value:
-            plain = [row for row in rows if row["system"] != SPECULATIVE]  # speculation has prompts of its own
-            figures.append(bench_figures.draw_throughput(plain, "system", directory))
+            figures.append(bench_figures.draw_throughput(rows, "system", directory))
         elif mode == BenchMode.plan.value:
             figures.append(plan_figures.draw_plan(rows, directory))
         else:

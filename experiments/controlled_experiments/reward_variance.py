@@ -115,10 +115,9 @@ def reward_variance(
         figures={"flatness": draw(variance, norm, times, accuracy)},
         captions={
             "flatness": (
-                f"Every point is one reward model and one random problem (n = {seeds} per knob and family). Grey: the "
-                "slopes of the bounds. Time is gradient flow time (updates x learning rate) until the expected ground "
-                "truth reward has covered "
-                f"{gain:.0%} of its way."
+                f"Every point is one reward model and one random problem (n = {seeds} per knob and family). Dotted: "
+                "the slopes of the bounds. Time is gradient flow time (updates x learning rate) until the expected "
+                f"ground truth reward has covered {gain:.0%} of its way."
             )
         },
         summary={f"time_exponent/{name}": float(time.mean()) for name, (time, _) in slope.items()}

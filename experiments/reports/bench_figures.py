@@ -30,7 +30,8 @@ def draw_throughput(rows: Sequence[Row], system: str, directory: Path) -> Path |
     """
     from matplotlib.ticker import LogLocator
 
-    rows = [row for row in rows if row["status"] == "measured"]
+    # Speculation, beside its own plain decoding, has prompts of its own.
+    rows = [row for row in rows if row["status"] == "measured" and "plain_tokens_per_second" not in row]
     if not rows:
         return None
     panel_settings = [name for name in ("model", "batch", "query_length", "dtype") if _varies(rows, name)]

@@ -146,7 +146,7 @@ def speculation_table(rows: Sequence[Row]) -> RenderableType:
 def serving_table(rows: Sequence[Row]) -> RenderableType:
     """Throughput and latencies at one cache budget."""
     headings = [
-        *("attention", "budget\ntokens", "together\nmost / mean", "requests\nper s", "tokens\nper s"),
+        *("attention", "budget\ntokens", "together\nmost / mean", "tokens\nper s"),
         *("first\ntoken ms", "between\ntokens ms", "last\ntoken ms"),
     ]
     sections: Sections = []
@@ -154,14 +154,13 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
         lines = []
         for row in section:
             if row["status"] != "measured":
-                lines.append([row["mechanism"].upper(), row["status"], "", "", "", "", "", ""])
+                lines.append([row["mechanism"].upper(), row["status"], "", "", "", "", ""])
                 continue
             lines.append(
                 [
                     row["mechanism"].upper(),
                     f"{row['budget_tokens']:,}",
                     f"{row['most_together']} / {row['mean_together']:.1f}",
-                    f"{row['requests_per_second']:.1f}",
                     _spread(row, "tokens_per_second", 1),
                     f"{1e3 * row['first_token_p50']:,.0f} / {1e3 * row['first_token_p99']:,.0f}",
                     f"{1e3 * row['between_tokens_p50']:,.1f} / {1e3 * row['between_tokens_p99']:,.1f}",

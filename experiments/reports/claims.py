@@ -79,6 +79,16 @@ class Entry:
         """All counted parts have to hold; one that fails decides."""
         return _all_of([part.verdict for part in self.counted]) if self.counted else NO_EVIDENCE
 
+    @property
+    def deciding(self) -> Part | None:
+        """The part to look at first: the first whose verdict is the claim's."""
+        return next((part for part in self.counted if part.verdict == self.verdict), None)
+
+    @property
+    def reproduced(self) -> int:
+        """How many of the counted parts are."""
+        return sum(part.verdict == Verdict.reproduced for part in self.counted)
+
     def scale_of(self, part: Part) -> str:
         """What the part was measured on."""
         return next(item.scale for item in self.evidence if item.name == part.evidence)
@@ -98,7 +108,7 @@ class Entry:
             "source": self.source,
             "published": self.published,
             "verdict": self.verdict,
-            "parts_reproduced": sum(part.verdict == Verdict.reproduced for part in self.counted),
+            "parts_reproduced": self.reproduced,
             "parts_measured": len(self.counted),
             "parts": [
                 {
@@ -173,8 +183,7 @@ def ledger_table(entries: Sequence[Entry], *, details: bool = False) -> Table:
         colour = VERDICT_COLOURS[entry.verdict]
         verdict = f"[{colour}]{entry.verdict}[/]"
         if entry.counted:
-            held = sum(part.verdict == Verdict.reproduced for part in entry.counted)
-            verdict += f"\n[dim]{held} of {len(entry.counted)} parts[/]"
+            verdict += f"\n[dim]{entry.reproduced} of {len(entry.counted)} parts[/]"
         lines = [f"[bold]{escape(entry.title)}[/]  [dim]{entry.name}[/]"]
         if details:
             lines += [escape(entry.statement), f"[dim]{escape(entry.paper)}, {escape(entry.source)}[/]"]

@@ -116,6 +116,8 @@ def _bench(stem: str, document: Any, folder: Path) -> Path | None:
     rows, mode = document["rows"], document.get("mode")
     if stem == "throughput_against_context" and mode == "attention":
         return draw_throughput(rows, "kernel", folder)
+    if stem == "throughput_against_context" and mode == "generate":
+        return draw_throughput(rows, "system", folder)
     if stem == "roofline":
         return draw_roofline(rows, folder)
     if stem == "bytes_per_device":

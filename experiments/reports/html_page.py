@@ -44,7 +44,7 @@ def write_page(
 ) -> Path:
     """Write the page: claims with their figures, further figures, runs, and what made them."""
     shown_already = {item.figure for entry in entries for item in entry.evidence if item.figure is not None}
-    further = [figure for figure in figures if figure.png not in shown_already]
+    further = one_of_each_kind_first([figure for figure in figures if figure.png not in shown_already])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -62,6 +62,7 @@ def write_page(
         made=now().replace("T", " ").replace("+00:00", " UTC"),
         versions=package_versions(),
         entries=entries,
+        papers=by_paper(entries),
         counts=counts,
         pictures=pictures,
         gallery=[(figure, picture(figure.png, figure.caption)) for figure in further[:MOST_FIGURES]],
@@ -73,6 +74,25 @@ def write_page(
     )
     write_text(path, text)
     return path
+
+
+def one_of_each_kind_first(figures: Sequence[GalleryFigure]) -> list[GalleryFigure]:
+    """A page has room for some: every kind of figure once, then the second of each, and so on."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for figure in figures:
+        kind = figure.png.stem
+        ranked.append((seen.get(kind, 0), figure))
+        seen[kind] = seen.get(kind, 0) + 1
+    return [figure for _, figure in sorted(ranked, key=lambda item: item[0])]
+
+
+def by_paper(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Papers in the order of their first claims."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.paper, []).append(entry)
+    return list(groups.items())
 
 
 def picture(path: Path, caption: str | None = None) -> Picture | None:
