@@ -34,6 +34,7 @@ class Spread(Enum):
 
     interval = "interval"  # the row has `interval` and `n` beside it: rows of statements.json
     seeds = "seeds"  # the value is a mapping from seed to number: Student's t over seeds, paired for two rows
+    rounds = "rounds"  # the value is a list by round of measurement: as seeds; rows are measured in turn within a round
     quartiles = "quartiles"  # the row has <value>_q1 and <value>_q3; for two rows the widest ratio of quartiles
     exact = "exact"  # the number was computed, not measured: an interval of no width
 
@@ -67,7 +68,9 @@ class Rule:
         if self.minus and self.over:
             raise ValueError(f"rule {self.says!r} has both minus and over: a quantity is a difference or a ratio")
         if (self.minus or self.over) and self.spread is Spread.interval:
-            raise ValueError(f"rule {self.says!r}: intervals of two rows cannot be combined; use seeds or quartiles")
+            raise ValueError(
+                f"rule {self.says!r}: intervals of two rows cannot be combined; use seeds, rounds or quartiles"
+            )
         if self.minus and self.spread is Spread.quartiles:
             raise ValueError(f"rule {self.says!r}: quartiles are combined into ratios; use over instead of minus")
 
@@ -123,12 +126,13 @@ def region(rule: Rule) -> str:
 
 
 def _measured(rule: Rule) -> str:
-    name = rule.value.removeprefix("by_seed.")
+    name = rule.value.removeprefix("by_seed.").removesuffix("_by_round")
     first = " ".join(str(value) for value in rule.where.values())
     second = " ".join(str(value) for value in (rule.minus or rule.over).values())
     word = " minus " if rule.minus else " over " if rule.over else ""
     how = {
         Spread.seeds: "Student's t over seeds" + (", paired" if second else ""),
+        Spread.rounds: "Student's t over rounds" + (", paired" if second else ""),
         Spread.quartiles: "interval from the quartiles of repeated measurements",
         Spread.exact: "computed",
         Spread.interval: "",
@@ -166,7 +170,7 @@ def _equal(found: Any, wanted: Any) -> bool:
 
 
 def _effect(rule: Rule, row: Row, other: Row | None) -> Interval:
-    if rule.spread is Spread.seeds:
+    if rule.spread in (Spread.seeds, Spread.rounds):
         return _over_seeds(rule, row, other)
     value = float(_at(row, rule.value))
     if rule.spread is Spread.interval:
@@ -192,7 +196,7 @@ def _over_seeds(rule: Rule, row: Row, other: Row | None) -> Interval:
         own = _by_seed(row, rule.value)
         against = None if other is None else _by_seed(other, rule.value)
     except KeyError:
-        name = rule.value.removeprefix("by_seed.")
+        name = rule.value.removeprefix("by_seed.").removesuffix("_by_round")
         value = float(row[name])
         if other is not None:
             value = value - float(other[name]) if rule.minus else value / float(other[name])
@@ -205,6 +209,8 @@ def _over_seeds(rule: Rule, row: Row, other: Row | None) -> Interval:
 
 def _by_seed(row: Row, path: str) -> dict[str, float]:
     found = _at(row, path)
+    if isinstance(found, list):
+        found = dict(enumerate(found))
     if not isinstance(found, Mapping):
         raise KeyError(path)
     return {str(seed): float(value) for seed, value in found.items()}

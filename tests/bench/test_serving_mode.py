@@ -118,6 +118,7 @@ def test_the_command_serves_every_mechanism_at_one_budget(tmp_path):
     document = json.loads(result.stdout.splitlines()[-1])
     assert [row["mechanism"] for row in document["rows"]] == ["mha", "gqa-4", "gta-4", "mla", "gla-2"]
     assert all(row["finished"] == 6 and row["cache_bytes"] <= 400_000 for row in document["rows"])
+    assert all(row["end_to_end_p50_by_round"] == [row["end_to_end_p50"]] for row in document["rows"])
 
 
 def test_before_serving_every_bucket_of_a_graph_is_captured():

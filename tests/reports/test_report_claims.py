@@ -255,6 +255,28 @@ def test_quartiles_give_the_widest_ratio_and_only_rows_that_agree_are_compared()
     assert found[0].verdict == "reproduced"
 
 
+def test_a_ratio_by_round_is_free_of_the_drift_of_the_machine_and_one_of_quartiles_is_not():
+    drift = [1.0, 1.1, 1.3, 1.6, 2.0, 2.5, 3.0]
+    rows = []
+    for mechanism, scale in (("mla", 1.0), ("gla-2", 1.2)):
+        rounds = [scale * value * (1.01 if number % 2 else 0.99) for number, value in enumerate(drift)]
+        low, high = np.quantile(rounds, (0.25, 0.75))
+        row = {"mechanism": mechanism, "speed": rounds[3], "speed_q1": low, "speed_q3": high, "speed_by_round": rounds}
+        rows.append(row)
+    words = {"rows": "rows", "where": {"mechanism": "gla*"}, "over": {"mechanism": "mla"}, "above": 1.0}
+    by_round = Rule("faster", "bench", value="speed_by_round", spread=Spread.rounds, **words)
+    by_quartiles = Rule("faster", "bench", value="speed", spread=Spread.quartiles, **words)
+    (paired,), (wide,) = (apply_rule(rule, {"rows": rows}, "a paper") for rule in (by_round, by_quartiles))
+    assert paired.verdict == "reproduced"
+    assert paired.effect.value == pytest.approx(1.2)
+    assert paired.effect.n == 7
+    assert wide.verdict == "inconclusive"
+    rows[0].pop("speed_by_round")  # of an earlier version: a ratio of medians, and nothing decided
+    (old,) = apply_rule(by_round, {"rows": rows}, "a paper")
+    assert old.effect.value == pytest.approx(1.2)
+    assert old.verdict == "inconclusive"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
