@@ -16,6 +16,7 @@ Row = dict[str, Any]
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", ":", "-.")
+FILLS = {"fp32": "full", "bf16": "none", "fp16": "left"}  # of markers, by storage
 SERVING_LATENCIES = {
     "first_token": "to the first token",
     "between_tokens": "between tokens",
@@ -61,7 +62,7 @@ def draw_throughput(rows: Sequence[Row], system: str, directory: Path) -> Path |
 
 
 def draw_roofline(rows: Sequence[Row], directory: Path) -> Path | None:
-    """Measured points under the ceilings of the run; one marker per query length, hollow for bf16 storage."""
+    """Measured points under the ceilings of the run; one marker per query length, hollow for bf16, half for fp16."""
     import matplotlib.pyplot as plt
     import numpy as np
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -96,7 +97,7 @@ def draw_roofline(rows: Sequence[Row], directory: Path) -> Path | None:
                 row["gigaflops_per_second"],
                 MARKERS[query_lengths.index(row["query_length"]) % len(MARKERS)],
                 color=_colour(row),
-                markerfacecolor="none" if row["dtype"] == "bf16" else _colour(row),
+                fillstyle=FILLS.get(row["dtype"], "full"),
                 markersize=6 if row["residence"] == "memory" else 4,
                 alpha=1.0 if row["residence"] == "memory" else 0.6,
             )
@@ -221,7 +222,8 @@ def _roofline_legend(axis: Axes, rows: Sequence[Row], query_lengths: Sequence[in
             for number, length in enumerate(query_lengths)
         ]
     if _varies(rows, "dtype"):
-        handles += [dot("fp32", color=GREY), dot("bf16", color=GREY, markerfacecolor="none")]
+        dtypes = dict.fromkeys(row["dtype"] for row in rows)
+        handles += [dot(dtype, color=GREY, fillstyle=FILLS.get(dtype, "full")) for dtype in dtypes]
     if _varies(rows, "residence"):
         handles += [dot("in cache", color=GREY, markersize=4, alpha=0.6)]
     axis.figure.legend(handles=handles, loc="outside right upper", fontsize=8)

@@ -24,6 +24,13 @@ CURVES = {  # what is drawn of an experiment when nothing is named
     "train": ("eval/*/loss", "train/loss"),
     "rlhf": ("probe/normalised_proxy_reward", "probe/ground_truth_reward", "probe/kl"),
 }
+UNITS = {  # the first pattern that fits names the y-axis
+    "*loss": "nats per token",
+    "*perplexity": "perplexity",
+    "*kl": "nats per completion",
+    "*normalised_proxy_reward": "std over the initial policy",
+    "*reward": "reward",
+}
 MOST_PANELS = 6
 LINES = ("-", "--", ":", "-.")
 
@@ -87,6 +94,7 @@ def draw_curves(arms: Sequence[ComparedArm], directory: Path, wanted: Sequence[s
                     axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
             axis.set_title(name)
             axis.set_xlabel(X_AXES[x_axis])
+            axis.set_ylabel(next((unit for pattern, unit in UNITS.items() if fnmatchcase(name, pattern)), ""))
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axis.xaxis.set_major_locator(plt.MaxNLocator(5))
         for axis in axes.flat[len(names) :]:
