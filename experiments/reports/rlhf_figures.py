@@ -34,7 +34,8 @@ def draw_all(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]]
     for name, file in (("variance", "increase_against_variance"), ("on_policy_accuracy", "increase_against_accuracy")):
         if any(np.isfinite([arm.property_value(name) for arm in setting.arms]).sum() > 2 for setting in shown):
             figures.append(draw_increase_against(name, shown, correlations, styles, directory / file))
-    if correlations:
+    correlations = [row for row in correlations if math.isfinite(row["coefficient"])]
+    if any(row["setting"] == setting.label for row in correlations for setting in shown):
         figures.append(draw_correlations(shown, correlations, directory))
     return figures
 
@@ -141,17 +142,13 @@ def _correlation_panel(axis: Axes, names: Sequence[str], setting: Setting, rows:
     from matplotlib.patches import Rectangle
 
     found = {(row["property"], row["increase_of"], row["point"]): row for row in rows}
-    points = [
-        point
-        for point in points_of(setting)
-        if any(math.isfinite(row["coefficient"]) for row in rows if row["point"] == point.name)
-    ]
+    points = [point for point in points_of(setting) if any(row["point"] == point.name for row in rows)]
     heads = [(outcome, point) for outcome in Outcome for point in points]
     matrix = np.full((len(names), len(heads)), math.nan)
     for i, name in enumerate(names):
         for j, (outcome, point) in enumerate(heads):
             cell = found.get((name, outcome.value, point.name))
-            if cell is None or math.isnan(cell["coefficient"]):
+            if cell is None:
                 continue
             matrix[i, j] = cell["coefficient"]
             colour = "white" if abs(matrix[i, j]) > 0.65 else "black"

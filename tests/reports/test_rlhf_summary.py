@@ -329,6 +329,23 @@ def test_the_form_of_over_optimisation_is_fitted_back(tmp_path):
     assert fit["peak_kl"] == pytest.approx(1.0)
 
 
+def test_where_nothing_moves_there_is_no_coefficient_and_the_other_figures_are_drawn(tmp_path):
+    directory, runs = sweep_directory(tmp_path), []
+    for place in range(4):
+        properties = {"variance": 0.1 * place, "on_policy_accuracy": 0.6 + 0.1 * place}
+        runs.append(
+            made_run(
+                directory, arm=f"model_{place}", seed=0, properties=properties, proxy=lambda share: 0.0,
+                truth=lambda share: 0.0,
+            )
+        )  # fmt: skip
+    document, _ = summarised(runs, directory, draw=True)
+    assert document["arms"]
+    drawn = {path.stem for path in (directory / "figures").glob("*.png")}
+    assert {"training_curves", "increase_against_variance", "increase_against_accuracy"} <= drawn
+    assert "correlations" not in drawn
+
+
 def test_three_reward_models_have_coefficients_without_intervals(tmp_path):
     directory = sweep_directory(tmp_path)
     runs = [
