@@ -19,7 +19,7 @@ from experiments.tasks.constraint_checks import Constraint, constraint_named
 from experiments.tasks.corpus_prompts import corpus_prompt_set
 from experiments.tasks.dataset_prompts import PLAIN_FORMAT, Fields, dataset_prompt_set
 from experiments.tasks.fluency import FluencyTerm
-from experiments.tasks.prompt_set import PromptSet
+from experiments.tasks.prompt_set import OfPromptSet, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
 
@@ -106,7 +106,7 @@ def constraint_credit(
 
 
 @dataclass(frozen=True)
-class ConstraintsTask:
+class ConstraintsTask(OfPromptSet):
     """Prompts of any origin, and constraints on what follows them."""
 
     prompt_set: PromptSet
@@ -114,18 +114,6 @@ class ConstraintsTask:
     spread: PromptSpread = field(default_factory=PromptSpread)
     fluency: FluencyTerm | None = None
     name: str = "constraints"
-
-    @property
-    def prompts(self) -> Sequence[Prompt]:
-        return self.prompt_set.prompts
-
-    @property
-    def max_new_tokens(self) -> int:
-        return self.prompt_set.max_new_tokens
-
-    @property
-    def stop_tokens(self) -> tuple[int, ...]:
-        return self.prompt_set.stop_tokens
 
     def recipe(self) -> dict[str, Any]:
         return {

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.runs.seeds import SeedStreams
-from experiments.tasks.prompt_set import PromptSet
+from experiments.tasks.prompt_set import OfPromptSet, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
 
@@ -45,25 +45,13 @@ class TokenValues:
 
 
 @dataclass(frozen=True)
-class EnumerableTask:
+class EnumerableTask(OfPromptSet):
     """Made by `prepare_enumerable`."""
 
     prompt_set: PromptSet
     values: TokenValues
     spread: PromptSpread = field(default_factory=PromptSpread)
     name: str = "enumerable"
-
-    @property
-    def prompts(self) -> Sequence[Prompt]:
-        return self.prompt_set.prompts
-
-    @property
-    def max_new_tokens(self) -> int:
-        return self.prompt_set.max_new_tokens
-
-    @property
-    def stop_tokens(self) -> tuple[int, ...]:
-        return self.prompt_set.stop_tokens
 
     @property
     def vocabulary(self) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.tasks.dataset_prompts import PLAIN_FORMAT, Fields, dataset_prompt_set
-from experiments.tasks.prompt_set import PromptSet
+from experiments.tasks.prompt_set import OfPromptSet, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
 
@@ -28,7 +28,7 @@ Scorer = Callable[[Sequence[str], Sequence[str]], Floats]  # (prompts, responses
 
 
 @dataclass(frozen=True)
-class PreferenceTask:
+class PreferenceTask(OfPromptSet):
     """Prompts of any origin, and a reward model that grades the responses."""
 
     prompt_set: PromptSet
@@ -36,18 +36,6 @@ class PreferenceTask:
     scorer_recipe: Mapping[str, Any]
     spread: PromptSpread = field(default_factory=PromptSpread)
     name: str = "preference"
-
-    @property
-    def prompts(self) -> Sequence[Prompt]:
-        return self.prompt_set.prompts
-
-    @property
-    def max_new_tokens(self) -> int:
-        return self.prompt_set.max_new_tokens
-
-    @property
-    def stop_tokens(self) -> tuple[int, ...]:
-        return self.prompt_set.stop_tokens
 
     def recipe(self) -> dict[str, Any]:
         return {

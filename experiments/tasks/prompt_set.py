@@ -17,3 +17,21 @@ class PromptSet:
     max_new_tokens: int
     stop_tokens: tuple[int, ...]
     recipe: dict[str, Any]  # all that decides the above, as plain JSON
+
+
+class OfPromptSet:
+    """What a task says of its prompts where a prompt set holds them."""
+
+    prompt_set: PromptSet
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        return self.prompt_set.prompts
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.prompt_set.max_new_tokens
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        return self.prompt_set.stop_tokens

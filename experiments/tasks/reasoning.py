@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.data.reasoning_gym_text import procedural_dataset, version
 from experiments.tasks.dataset_prompts import end_of_turn_tokens, prompt_tokens
-from experiments.tasks.prompt_set import PromptSet
+from experiments.tasks.prompt_set import OfPromptSet, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
 
@@ -27,7 +27,7 @@ MOST_REPETITIONS = 50  # of `prompts`: entries looked at before a data set is sa
 
 
 @dataclass(frozen=True)
-class ReasoningTask:
+class ReasoningTask(OfPromptSet):
     """Made by `prepare_reasoning`."""
 
     prompt_set: PromptSet
@@ -35,18 +35,6 @@ class ReasoningTask:
     entries: Sequence[Mapping[str, Any]]  # of each prompt, by its index
     spread: PromptSpread = field(default_factory=PromptSpread)
     name: str = "reasoning"
-
-    @property
-    def prompts(self) -> Sequence[Prompt]:
-        return self.prompt_set.prompts
-
-    @property
-    def max_new_tokens(self) -> int:
-        return self.prompt_set.max_new_tokens
-
-    @property
-    def stop_tokens(self) -> tuple[int, ...]:
-        return self.prompt_set.stop_tokens
 
     def recipe(self) -> dict[str, Any]:
         return {

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.tasks.corpus_prompts import corpus_prompt_set
 from experiments.tasks.fluency import FluencyTerm
-from experiments.tasks.prompt_set import PromptSet
+from experiments.tasks.prompt_set import OfPromptSet, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
 
@@ -48,7 +48,7 @@ class VaderSentiment:
 
 
 @dataclass(frozen=True)
-class SentimentTask:
+class SentimentTask(OfPromptSet):
     """Prompts of any origin, and the sentiment of their continuation."""
 
     prompt_set: PromptSet
@@ -56,18 +56,6 @@ class SentimentTask:
     fluency: FluencyTerm | None = None
     sentiment: VaderSentiment = field(default_factory=VaderSentiment)
     name: str = "sentiment"
-
-    @property
-    def prompts(self) -> Sequence[Prompt]:
-        return self.prompt_set.prompts
-
-    @property
-    def max_new_tokens(self) -> int:
-        return self.prompt_set.max_new_tokens
-
-    @property
-    def stop_tokens(self) -> tuple[int, ...]:
-        return self.prompt_set.stop_tokens
 
     def recipe(self) -> dict[str, Any]:
         return {
