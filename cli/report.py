@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -27,6 +28,7 @@ app = typer.Typer(
 OutputDir = Annotated[Path, typer.Option("--output-dir", help="Where the runs are.", show_default=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 DEFAULT_OUTPUT_DIR = Path("outputs")
+MOST_SWEEPS = 5  # named below the table of runs
 
 
 @app.command("runs")
@@ -51,6 +53,7 @@ def runs(
     """A table of runs: id, status, age, what differs from the defaults, headline metrics."""
     from rich.console import Console
 
+    from experiments.reports.run_comparison import sweep_directories
     from experiments.reports.run_records import read_records
     from experiments.reports.run_table import choose_runs, runs_table, sort_runs
 
@@ -77,10 +80,15 @@ def runs(
         except KeyboardInterrupt:
             return
     if not records:
-        fit = " that fit" if experiment or status or filters else " yet"
-        console.print(f"no runs in {output_dir}{fit}; start one with: rl-exp train", highlight=False)
+        chosen_of = experiment or status or filters
+        what = " that fit" if chosen_of else " yet; start one with: rl-exp train"
+        console.print(f"no runs in {output_dir}{what}", highlight=False)
         return
     console.print(runs_table(records))
+    sweeps = [path.name for path in sweep_directories(output_dir)]
+    if sweeps:
+        more = f" and {len(sweeps) - MOST_SWEEPS} older" if len(sweeps) > MOST_SWEEPS else ""
+        console.print(f"sweeps: {', '.join(sweeps[:MOST_SWEEPS])}{more}", highlight=False, markup=False)
 
 
 @app.command("compare")
@@ -117,9 +125,13 @@ def compare(
     rows = _or_fail(lambda: compare_metrics(arms, metric or ()))
     document = comparison_document(arms, rows, left_out)
     folder = output_dir / "report" / f"compare-{content_hash(sorted(path.name for path in directories), 10)}"
-    figure = _or_fail(lambda: draw_curves(arms, folder, curve or ()))
-    if arms:
-        write_json(folder / "comparison.json", document)
+    figure = None
+    try:
+        figure = _or_fail(lambda: draw_curves(arms, folder, curve or ()))
+        if arms:
+            write_json(folder / "comparison.json", document)
+    except OSError as error:
+        _say_unwritten(folder, error)
     if as_json:
         print(json.dumps(document | {"figure": None if figure is None else str(figure)}, indent=2))
         return
@@ -133,6 +145,8 @@ def compare(
         several = sum(len(arm.runs) for arm in arms) > 1
         differ = "these runs differ in nothing but their seed" if several else "the others are left out"
         console.print(f"one arm only: {differ}", highlight=False)
+    elif not rows:
+        console.print("these runs have no number in common that differs between them", highlight=False)
     for row in rows[:MOST_METRICS_PRINTED]:
         console.print(comparison_table(arms, row))
     if len(rows) > MOST_METRICS_PRINTED:
@@ -173,12 +187,16 @@ def claims(
     entries = _or_fail(lambda: ledger(output_dir, list(dict.fromkeys(names or ()))))
     document = [entry.as_dict() for entry in entries]
     if not names:
-        write_json(output_dir / "report" / "claims.json", document)
+        try:
+            write_json(output_dir / "report" / "claims.json", document)
+        except OSError as error:
+            _say_unwritten(output_dir / "report" / "claims.json", error)
     if as_json:
         print(json.dumps(document, indent=2))
         return
     console = Console()
     console.print(ledger_table(entries, details=bool(names)))
+    console.print("+ reproduced  - not reproduced  ? inconclusive  (of parts)", style="dim", highlight=False)
     counts = {verdict: sum(entry.verdict == verdict for entry in entries) for verdict in VERDICTS}
     console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count), highlight=False)
 
@@ -187,12 +205,20 @@ VERDICTS = ("reproduced", "not reproduced", "inconclusive", "no evidence yet")
 
 
 def _call(words: list[str]) -> None:
-    """`rl-exp <words>` in a process of its own; its failure ends this command with its exit code."""
+    """`rl-exp <words>` in a process of its own; its failure ends this command with its exit code.
+
+    Ctrl-C reaches the child too, which saves what it has and ends: it is waited for, however often it is pressed.
+    """
     # What it prints goes to stderr: stdout is for the ledger.
     typer.secho(f"$ rl-exp {shlex.join(words)}", bold=True, err=True)
-    try:
-        code = subprocess.run([sys.executable, "-m", "cli.main", *words], stdout=2, check=False).returncode
-    except KeyboardInterrupt:
+    child = subprocess.Popen([sys.executable, "-m", "cli.main", *words], stdout=2)
+    interrupted, code = False, None
+    while code is None:
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
         fail("interrupted; the same command continues where it stopped", code=130)
     if code:
         fail(f"rl-exp {shlex.join(words)} ended with exit code {code}: see above", code=code if code > 0 else 1)
@@ -214,7 +240,15 @@ def figures(
 
     _require_folder(output_dir)
     target = folder or output_dir / "report" / "figures"
-    gathered = _or_fail(lambda: gather_figures(figure_places(output_dir), target))
+    if target.resolve() in (Path.cwd(), output_dir.resolve()):
+        fail(f"--folder {target} holds other things, and a hundred figures would lie between them: name a new folder")
+    left_out: list[str] = []
+    try:
+        gathered = _or_fail(lambda: gather_figures(figure_places(output_dir), target, left_out))
+    except OSError as error:
+        fail(f"{target} cannot be written ({error.strerror}): name another folder with --folder")
+    for line in left_out:
+        typer.echo(f"left out: {line}", err=True)
     if as_json:
         names = [
             {"name": f.name, "png": str(f.png), "svg": f.svg and str(f.svg), "caption": f.caption} for f in gathered
@@ -223,7 +257,7 @@ def figures(
         return
     console = Console()
     without = sum(figure.svg is None for figure in gathered)
-    note = f" ({without} of them, of published results, as PNG only)" if without else ""
+    note = f" ({without} of them, whose runs left no SVG, as PNG only)" if without else ""
     console.print(f"{len(gathered)} figures{note} in {escape(str(target))}", highlight=False, soft_wrap=True)
 
 
@@ -247,19 +281,27 @@ def html(
         target.parent.mkdir(parents=True, exist_ok=True)  # before the work, which takes a while
         if target.is_dir():
             fail(f"{target} is a folder: name a file with --page")
-        written = write_page(
-            target,
-            entries=_or_fail(lambda: ledger(output_dir)),
-            records=sort_runs(read_records(output_dir), "age"),
-            figures=collect_figures(figure_places(output_dir, most_runs=10)),
-        )
     except OSError as error:
         fail(f"{target} cannot be written ({error.strerror}): name another file with --page")
-    print(written)
+    left_out: list[str] = []
+    entries = _or_fail(lambda: ledger(output_dir))
+    records = sort_runs(read_records(output_dir), "age")
+    gallery = collect_figures(figure_places(output_dir, most_runs=10), left_out)
+    for line in left_out:
+        typer.echo(f"left out: {line}", err=True)
+    try:
+        print(write_page(target, entries=entries, records=records, figures=gallery))
+    except OSError as error:
+        fail(f"{target} cannot be written ({error.strerror}): name another file with --page")
+
+
+def _say_unwritten(path: Path, error: OSError) -> None:
+    """What was to be read has been read: a folder that takes no files is a line, not the end."""
+    typer.echo(f"{path} was not written ({error.strerror})", err=True)
 
 
 def _require_folder(output_dir: Path) -> None:
-    if output_dir != DEFAULT_OUTPUT_DIR and not output_dir.is_dir():
+    if output_dir != DEFAULT_OUTPUT_DIR and not os.path.isdir(output_dir):  # no error for a name that is too long
         fail(f"--output-dir {output_dir} is no folder: name the one that runs were written to, such as outputs")
 
 

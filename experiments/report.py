@@ -10,6 +10,7 @@ counts, then the newest; what is published under outputs/reference/ takes part. 
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -77,7 +78,7 @@ def commands_of(name: str) -> list[list[str]]:
 def figure_places(output_dir: Path, *, most_runs: int | None = None) -> list[Path]:
     """Folders that have figures: sweeps and comparisons first, then runs (the newest), then published results."""
     sweeps = [path for path in _folders(output_dir / "sweeps") if (path / "figures").is_dir()]
-    runs = [path for path in run_directories(output_dir) if any((path / "figures").glob("*.png"))]
+    runs = [path for path in run_directories(output_dir) if _has_figures(path)]
     runs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     root = next((root for root in (output_dir / "reference", PUBLISHED) if root.is_dir()), None)
     published = [] if root is None else sorted(path.parent for path in root.rglob("figures") if path.is_dir())
@@ -85,7 +86,18 @@ def figure_places(output_dir: Path, *, most_runs: int | None = None) -> list[Pat
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    """Sorted; none where the folder is missing or may not be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def _has_figures(run: Path) -> bool:
+    try:
+        return any(name.endswith(".png") for name in os.listdir(run / "figures"))
+    except OSError:
+        return False
 
 
 def find_evidence(
@@ -157,8 +169,7 @@ def _runs(
 ) -> Iterator[Candidate]:
     folder = output_dir / command.experiment
     if command.experiment not in records:
-        entries = sorted(folder.iterdir()) if folder.is_dir() else []
-        found = [read_record(path) for path in entries if path.is_dir()]
+        found = [read_record(path) for path in _folders(folder)]
         records[command.experiment] = [record for record in found if record.state == RunState.finished]
     if not records[command.experiment]:
         return

@@ -339,7 +339,7 @@ def draw(arms: Arms, steps: Sequence[int], rewards: np.ndarray) -> Figure:
                 reward = arms.training_rewards[arm]
                 low, middle, high = np.quantile(rewards[:, arm], [0.1, 0.5, 0.9], axis=-1)
                 colour = reward_colour(reward.replace(" ", "_"))
-                panel.plot(x, middle, color=colour, label=f"trained on {reward}", ls="-" if reward == "proxy" else "--")
+                panel.plot(x, middle, color=colour, label=f"trained on {reward}")
                 if rewards.shape[-1] > 1:
                     panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             panel.set_xscale("symlog", linthresh=1)

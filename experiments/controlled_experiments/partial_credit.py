@@ -146,7 +146,8 @@ def partial_credit(
         captions={
             "penalty": (
                 "log10 of the flow time to P(both) = 0.9 under partial credit over that under binary credit, exact "
-                f"gradients. Red: partial credit is slower. n = {penalty[False].size} settings per row."
+                "gradients. Red: partial credit is slower; red and blue have scales of their own. "
+                f"n = {penalty[False].size} settings per row."
             ),
             "sampled": (
                 f"Share of n = {sampled_seeds} seeds in which GRPO ({group_size} samples per update) reaches P(both) "

@@ -137,7 +137,8 @@ def phase_diagram(
                 "Time that the ground truth reward needs until P(y*) = 0.9, over the time of the proxy, exact "
                 f"gradient flow (time = updates x learning rate), n = {better.size:,} settings. Red: the erroneous "
                 f"proxy is faster. Dotted: the ground truth had not arrived at {number(longest_time)}, so that the "
-                "ratio is only a lower bound."
+                "ratio is only a lower bound. Panels: degrees by which the mediocre output's features lean towards "
+                "those of y* (0: orthogonal). Red and blue have scales of their own."
             ),
             "exponents": (
                 f"Median flow time over initial policies, bands 10 % to 90 %, n = {scaling_seeds} seeds per point; "

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LABELS = {"on_policy_accuracy": "on-policy accuracy", "harm_aware_accuracy": "harm-aware accuracy"}
+
+
 def coefficient_titles(per_seed: dict[tuple[str, str, str], np.ndarray]) -> dict[str, str]:
     """Pearson's r with the increase of ground truth, for every property: the paper's six, then the random ones."""
     titles: dict[str, list[str]] = {}
@@ -36,7 +39,7 @@ def draw_training(names: list[str], papers: slice, steps: Sequence[int], curves:
                 change = values[:, i] - values[0, i]
                 colour = _colour(name)
                 middle, error = change.mean(axis=-1), change.std(axis=-1) / math.sqrt(change.shape[-1])
-                panel.plot(x, middle, color=colour, label=name, ls="--" if i == 0 else "-")
+                panel.plot(x, middle, color=colour, label=name, ls="--" if name.startswith("perfect") else "-")
                 panel.fill_between(x, middle - error, middle + error, color=colour, alpha=0.2, linewidth=0)
             panel.set(xlabel="updates", ylabel=f"{outcome.replace('_', ' ')} increase (std)")
         handles, labels = axes[0].get_legend_handles_labels()
@@ -66,7 +69,8 @@ def draw_scatter(
             for i in range(papers.start, papers.stop):
                 square = {"s": 26, "marker": "s", "lw": 0, "color": _colour(names[i])}
                 panel.scatter(x[i].mean(), change[i].mean(), label=names[i], **square)
-            panel.set(xlabel=name.replace("_", " "), title=f"r = {coefficients[name]}")
+            panel.set(xlabel=LABELS.get(name, name.replace("_", " ")), title=f"r = {coefficients[name]}")
+            panel.locator_params(axis="x", nbins=4)
         axes[0].set_ylabel("ground truth increase (std)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4)

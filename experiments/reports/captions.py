@@ -57,5 +57,6 @@ def add_caption(figure: Path, note: str) -> None:
     """Write what the figure shows and rests on into captions.json beside it."""
     captions = read_captions(figure.parent)
     general = CAPTIONS.get(figure.stem, "")
-    captions[figure.stem] = f"{general} {note[:1].upper()}{note[1:]}.".strip()
+    words = note if note.startswith("n =") else note[:1].upper() + note[1:]
+    captions[figure.stem] = f"{general} {words}.".strip()
     write_json(figure.parent / "captions.json", captions)

@@ -101,7 +101,7 @@ def apply_rule(rule: Rule, document: Any, source: str) -> list[Statement]:
     for row, other in _pairs(rows, rule):
         try:
             effect = _effect(rule, row, other)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError):
+        except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError, OverflowError):
             effect = Interval(math.nan, math.nan, math.nan, 0)
         text = row.get("statement")
         label = ", ".join(str(row.get(key)) for key in rule.same if row.get(key) is not None)

@@ -183,7 +183,9 @@ def ledger_table(entries: Sequence[Entry], *, details: bool = False) -> Table:
         colour = VERDICT_COLOURS[entry.verdict]
         verdict = f"[{colour}]{entry.verdict}[/]"
         if entry.counted:
-            verdict += f"\n[dim]{entry.reproduced} of {len(entry.counted)} parts[/]"
+            verdict += (
+                f"\n[dim]{entry.reproduced} of {len(entry.counted)} part{'' if len(entry.counted) == 1 else 's'}[/]"
+            )
         lines = [f"[bold]{escape(entry.title)}[/]  [dim]{entry.name}[/]"]
         if details:
             lines += [escape(entry.statement), f"[dim]{escape(entry.paper)}, {escape(entry.source)}[/]"]
@@ -196,13 +198,21 @@ def ledger_table(entries: Sequence[Entry], *, details: bool = False) -> Table:
             if item.place is None:
                 lines.append(f"[dim]{NO_EVIDENCE} ({escape(item.scale)}): run {escape(item.command)}[/]")
             elif details:
-                runs = f"{len(item.run_ids)} run{'' if len(item.run_ids) == 1 else 's'}"
-                where = f"{item.place}, {runs}, {item.date or 'no date'}"
+                where = f"{item.place}, {_runs_of(item)}, {item.date or 'no date'}"
                 lines.append(f"[dim]evidence: {escape(where)}: {escape(item.scale)}[/]")
-            elif item.place is not None:
-                lines.append(f"[dim]on {escape(item.scale)}; {item.date or 'no date'}[/]")
+                lines.append(f"[dim]made by: {escape(item.command)}[/]")
+                if len(item.run_ids) > 1:
+                    lines.append(f"[dim]runs: {escape(', '.join(item.run_ids))}[/]")
+            else:
+                made = f"{item.command} ({_runs_of(item)}, {item.date or 'no date'})"
+                lines.append(f"[dim]on {escape(item.scale)}: {escape(made)}[/]")
         table.add_row(verdict, "\n".join(lines))
     return table
+
+
+def _runs_of(item: Evidence) -> str:
+    """`run 3f2a...` or `15 runs`."""
+    return f"run {item.run_ids[0]}" if len(item.run_ids) == 1 else f"{len(item.run_ids)} runs"
 
 
 def _part_line(part: Part) -> str:

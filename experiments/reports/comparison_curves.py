@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from experiments.reports.reward_styles import REWARDS, reward_colour
 from experiments.reports.run_comparison import ComparedArm
+from experiments.reports.run_records import finite_number
 from experiments.reports.style import MECHANISM_COLOURS, PALETTE, figure_style, save_figure
 
 Floats = NDArray[np.float64]
@@ -140,4 +140,4 @@ def _aligned(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return finite_number(value) is not None

@@ -26,7 +26,7 @@ def scale_panel(axis: Axes, contexts: Iterable[int]) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     ticks = sorted(set(contexts))
-    axis.set_xticks(ticks, [f"{context:,}" for context in ticks])
+    axis.set_xticks(ticks, [_short(context) for context in ticks])
     axis.minorticks_off()
 
 
@@ -38,3 +38,8 @@ def label_panels(axes: Any, count: int, y_label: str) -> None:
         axis.set_xlabel("context length (tokens)")
     for axis in axes[:, 0]:
         axis.set_ylabel(y_label)
+
+
+def _short(context: int) -> str:
+    """`512`, `4K`, `128K`: long numbers of neighbouring panels would touch."""
+    return f"{context // 1024}K" if context >= 1024 and context % 1024 == 0 else f"{context:,}"

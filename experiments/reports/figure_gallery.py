@@ -37,13 +37,17 @@ class GalleryFigure:
     caption: str
 
 
-def collect_figures(places: Sequence[Path]) -> list[GalleryFigure]:
-    """Every PNG in the figure folders of these runs, sweeps and published results."""
+def collect_figures(places: Sequence[Path], left_out: list[str] | None = None) -> list[GalleryFigure]:
+    """Every PNG in the figure folders of these runs, sweeps and published results.
+
+    What is called PNG and is none, is cut off, or cannot be read is named in `left_out`.
+    """
     found: list[GalleryFigure] = []
+    left_out = [] if left_out is None else left_out
     names: set[str] = set()
     for place in dict.fromkeys(places):
         captions = read_captions(place / "figures")
-        for png in sorted((place / "figures").rglob("*.png")):
+        for png in _pictures(place / "figures", left_out):
             name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{place.parent.name}-{place.name}-{png.stem}")
             while name in names:
                 name += "-2"
@@ -56,14 +60,46 @@ def collect_figures(places: Sequence[Path]) -> list[GalleryFigure]:
     return found
 
 
-def gather_figures(places: Sequence[Path], folder: Path) -> list[GalleryFigure]:
-    """Draw again what can be drawn, copy the rest, and write captions.json; the figures as they lie in `folder`."""
+def _pictures(folder: Path, left_out: list[str]) -> list[Path]:
+    try:
+        candidates = sorted(folder.rglob("*.png"))
+    except OSError as error:
+        left_out.append(f"{folder} cannot be read ({error.strerror})")
+        return []
+    whole = []
+    for path in candidates:
+        reason = damage_of(path)
+        if reason:
+            left_out.append(f"{path} {reason}")
+        else:
+            whole.append(path)
+    return whole
+
+
+def damage_of(png: Path) -> str:
+    """Why a file is no picture; empty where it is one."""
+    try:
+        if not png.is_file():
+            return "is no file"
+        content = png.read_bytes()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "is no PNG"
+    return "" if content.endswith(b"IEND\xaeB`\x82") else "is cut off"
+
+
+def gather_figures(places: Sequence[Path], folder: Path, left_out: list[str] | None = None) -> list[GalleryFigure]:
+    """Draw again what can be drawn, copy the rest, and write captions.json; the figures as they lie in `folder`.
+
+    OSError where `folder` cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     gathered = []
     # Drawn aside: an interrupted command leaves the pictures of the one before it, all of them.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".drawing-") as name:
         aside = Path(name)
-        for figure in collect_figures(places):
+        for figure in collect_figures(places, left_out):
             drawn, svg = aside / f"{figure.name}.png", aside / f"{figure.name}.svg"
             caption = _draw_again(figure, drawn)
             if caption is None:

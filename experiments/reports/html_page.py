@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.reports.captions import caption_of
 from experiments.reports.claims import VERDICT_COLOURS, Entry, Evidence, part_effects
-from experiments.reports.figure_gallery import GalleryFigure
+from experiments.reports.figure_gallery import GalleryFigure, damage_of
 from experiments.reports.run_records import RunRecord, shown
 from experiments.reports.run_table import age_of
 from experiments.runs.files import read_json, write_text
@@ -97,11 +98,10 @@ def by_paper(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
 
 def picture(path: Path, caption: str | None = None) -> Picture | None:
     """The file as a data URI; None where it is no PNG, cannot be read, or is too large for a page."""
-    try:
-        content = path.read_bytes()
-    except OSError:
+    if damage_of(path):
         return None
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 24 or len(content) > LARGEST_PICTURE:
+    content = path.read_bytes()
+    if len(content) > LARGEST_PICTURE:
         return None
     width, height = struct.unpack(">II", content[16:24])
     uri = "data:image/png;base64," + base64.b64encode(content).decode("ascii")
@@ -135,13 +135,18 @@ def _evidence_facts(item: Evidence) -> dict[str, str]:
     return {}
 
 
+def _pasted(words: Sequence[Any]) -> str:
+    """A command as a shell takes it, without the folder that a sweep gave its jobs."""
+    return shlex.join(str(word) for word in words if not str(word).startswith("hydra.sweep.dir="))
+
+
 def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     facts: dict[str, str] = {}
     command = manifest.get("command")
     if isinstance(command, list):
-        facts["command"] = " ".join(map(str, command))
+        facts["command"] = _pasted(command)
     elif command and manifest.get("overrides") is not None:
-        facts["command"] = f"rl-exp {command} " + " ".join(map(str, manifest["overrides"]))
+        facts["command"] = _pasted(["rl-exp", command, *manifest["overrides"]])
     git, machine, versions = (manifest.get(name) for name in ("git", "machine", "versions"))
     if isinstance(git, dict) and git.get("commit"):
         facts["commit"] = str(git["commit"])[:12] + (" with local changes" if git.get("dirty") else "")

@@ -74,7 +74,7 @@ def draw_over_optimisation(settings: Sequence[Setting], styles: RewardStyles, di
                     for one_kl, one in zip(kl, values, strict=True):
                         axis.plot(_root(one_kl), one, color=style["color"], lw=0.6, alpha=0.35)
                 axis.axhline(0, color=GREY, lw=0.8)
-                axis.set_xlabel("square root of KL divergence (nats)")
+                axis.set_xlabel("square root of KL divergence (√nats)")
                 axis.set_ylabel(AXIS[outcome])
             _name_setting(row, setting)
         _legend(figure, axes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import getmtime, isdir, isfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
-from experiments.reports.run_records import RunRecord, arm_settings, read_record, run_directories, shown
+from experiments.reports.run_records import RunRecord, arm_settings, finite_number, read_record, run_directories, shown
 from experiments.reward_metrics.correlations import Interval, mean_interval, student_interval
 from experiments.runs.files import finite, read_json
 from experiments.runs.run import RunState
@@ -43,9 +44,9 @@ class ComparedArm:
         """By seed; runs without the number are left out."""
         found = {}
         for number, run in enumerate(self.runs):
-            value = run.summary.get(metric)
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                found[number if run.seed is None else run.seed] = float(value)
+            value = finite_number(run.summary.get(metric))
+            if value is not None:
+                found[number if run.seed is None else run.seed] = value
         return found
 
 
@@ -78,26 +79,40 @@ def find_runs(names: Sequence[str], output_dir: Path) -> list[Path]:
     """
     everything = list(run_directories(output_dir))
     found: list[Path] = []
+    sweeps = sweep_directories(output_dir)
     for name in names:
+        if not name.strip():
+            raise ValueError("an empty name is no run: rl-exp report runs lists runs and sweeps")
         path = Path(name)
-        sweep = next((place for place in (path, output_dir / "sweeps" / name) if (place / "sweep.json").exists()), None)
+        # os.path: a name that is too long for a file system is no file, and no error.
+        sweep = next((place for place in (path, output_dir / "sweeps" / name) if isfile(place / "sweep.json")), None)
         if sweep is not None:
             found += runs_of_sweep(sweep)
-        elif path.is_dir() and any((path / file).exists() for file in ("status.json", "config.yaml", "manifest.json")):
+        elif isdir(path) and any(isfile(path / file) for file in ("status.json", "config.yaml", "manifest.json")):
             found.append(path)
         else:
-            fitting = [run for run in everything if run.name.startswith(name)]
-            exact = [run for run in fitting if run.name == name]
-            fitting = exact or fitting
+            fitting = [place for place in [*everything, *sweeps] if place.name.startswith(name)]
+            fitting = [place for place in fitting if place.name == name] or fitting
             if not fitting:
                 raise ValueError(
-                    f"{name} is no run, sweep or run directory below {output_dir}: rl-exp report runs lists the runs"
+                    f"{_short(name)} is no run, sweep or run directory below {output_dir}: "
+                    "rl-exp report runs lists them"
                 )
             if len(fitting) > 1:
-                ids = ", ".join(f"{run.parent.name}/{run.name}" for run in fitting[:5])
-                raise ValueError(f"{name} begins {len(fitting)} runs ({ids}): write more of the id")
-            found += fitting
+                ids = ", ".join(f"{place.parent.name}/{place.name}" for place in fitting[:5])
+                raise ValueError(f"{name} begins {len(fitting)} runs or sweeps ({ids}): write more of the id")
+            found += runs_of_sweep(fitting[0]) if fitting[0] in sweeps else fitting
     return list(dict.fromkeys(found))
+
+
+def sweep_directories(output_dir: Path) -> list[Path]:
+    """The folders of sweeps, the newest first."""
+    found = [path.parent for path in (output_dir / "sweeps").glob("*/sweep.json") if isfile(path)]
+    return sorted(found, key=lambda path: getmtime(path / "sweep.json"), reverse=True)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 80 else name[:77] + "..."
 
 
 def runs_of_sweep(sweep_directory: Path) -> list[Path]:
@@ -106,8 +121,12 @@ def runs_of_sweep(sweep_directory: Path) -> list[Path]:
         sweep = read_json(sweep_directory / "sweep.json")
         folder = sweep_directory.parent.parent / str(sweep.get("experiment", sweep["command"]))
         return list(dict.fromkeys(folder / str(job["run_id"]) for job in sweep["jobs"]))
-    except (OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{sweep_directory / 'sweep.json'} is damaged: {type(error).__name__}") from error
+    except OSError as error:
+        raise ValueError(f"{sweep_directory / 'sweep.json'} cannot be read ({error.strerror})") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{sweep_directory / 'sweep.json'} is damaged: it does not list the jobs of a sweep"
+        ) from error
 
 
 # Arms -------------------------------------------------------------------------------------------------------------
@@ -119,7 +138,8 @@ def compare_arms(directories: Sequence[Path]) -> tuple[list[ComparedArm], list[s
     for directory in directories:
         record = read_record(directory)
         if record.state != RunState.finished or not record.summary:
-            left_out.append(f"{record.id}: {record.state}" + (f" ({record.problem})" if record.problem else ""))
+            reason = record.problem or ("its summary.json is empty" if record.state == RunState.finished else "")
+            left_out.append(f"{record.id}: {record.state}" + (f" ({reason})" if reason else ""))
         else:
             records.append(record)
     experiments = sorted({record.experiment for record in records})
@@ -131,11 +151,24 @@ def compare_arms(directories: Sequence[Path]) -> tuple[list[ComparedArm], list[s
     for record, setting in zip(records, settings, strict=True):
         groups.setdefault(tuple(str(setting.get(key)) for key in _varying(settings)), []).append(record)
     arms = []
-    for group in groups.values():
+    for several in groups.values():
+        group = _one_per_seed(several, left_out)
         setting = arm_settings(group[0])
         label = "  ".join(_label(key, setting.get(key)) for key in keys) or group[0].experiment
         arms.append(ComparedArm(label, tuple(sorted(group, key=lambda run: -1 if run.seed is None else run.seed))))
     return arms, left_out
+
+
+def _one_per_seed(runs: Sequence[RunRecord], left_out: list[str]) -> list[RunRecord]:
+    """The first run of each seed; the others are repetitions, and named as left out."""
+    kept: dict[int, RunRecord] = {}
+    for number, run in enumerate(runs):
+        seed = -1 - number if run.seed is None else run.seed
+        if seed in kept:
+            left_out.append(f"{run.id}: the same settings and seed as {kept[seed].id}, which is named before it")
+        else:
+            kept[seed] = run
+    return list(kept.values())
 
 
 def _varying(settings: Sequence[dict[str, Any]]) -> list[str]:
@@ -179,7 +212,8 @@ def compare_metrics(arms: Sequence[ComparedArm], wanted: Sequence[str] = ()) -> 
     names = list(dict.fromkeys(name for arm in arms for run in arm.runs for name in run.summary))
     for name in wanted:
         if not any(arm.values(name) for arm in arms):
-            raise ValueError(f"no run has a metric {name}: there are {', '.join(names)}")
+            numbers = [known for known in names if any(arm.values(known) for arm in arms)]
+            raise ValueError(f"no run has a number {name!r} in its summary: there are {', '.join(numbers) or 'none'}")
     rows = []
     for name in wanted or [name for name in names if name not in NO_METRICS]:
         values = [arm.values(name) for arm in arms]

@@ -48,6 +48,7 @@ class RunRecord:
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     differences: Mapping[str, Any] = field(default_factory=dict)  # settings that are not the defaults
+    differences_known: bool = True  # false where overrides.yaml is missing or damaged
     summary: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
@@ -65,7 +66,11 @@ class RunRecord:
 
     def value_of(self, key: str) -> Any:
         """A setting or a number of the summary by its name, or by the end of its name; None where there is none."""
-        for mapping in (self.settings, self.summary, {"id": self.id, "experiment": self.experiment}):
+        for mapping in (
+            self.settings,
+            self.summary,
+            {"id": self.id, "experiment": self.experiment, "status": self.state},
+        ):
             if key in mapping:
                 return mapping[key]
         for mapping, mark in ((self.settings, "."), (self.summary, "/")):
@@ -76,7 +81,7 @@ class RunRecord:
 
     def names(self) -> set[str]:
         """All that `value_of` knows."""
-        return {*self.settings, *self.summary, "id", "experiment"}
+        return {*self.settings, *self.summary, "id", "experiment", "status"}
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -102,7 +107,8 @@ def run_directories(output_dir: Path) -> Iterator[Path]:
             continue
         try:
             entries = sorted(experiment.iterdir())
-        except OSError:
+        except OSError:  # its runs cannot be seen: the folder stands for them, as unreadable
+            yield experiment
             continue
         yield from (entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
@@ -124,7 +130,9 @@ def read_record(directory: Path, *, now: datetime | None = None, stale_after: fl
         problems.append(str(status["reason"]).replace(f"{directory}/", ""))
         status = {"state": UNREADABLE}
     config = _mapping(directory / "config.yaml", problems)
+    known = len(problems)
     differences = _mapping(directory / "overrides.yaml", problems)
+    differences_known = len(problems) == known and (directory / "overrides.yaml").exists()
     manifest = _mapping(directory / "manifest.json", problems)
     summary = _mapping(directory / "summary.json", problems)
     _check_metrics(directory / "metrics.jsonl", problems)
@@ -142,6 +150,12 @@ def read_record(directory: Path, *, now: datetime | None = None, stale_after: fl
             "its last sign of life lies in the future (a clock was set back)" if ahead else "gave no sign of life since"
         )
         problems.append(f"said to be running, but {sign}; the same command continues it")
+    if state not in (EMPTY, UNREADABLE):
+        for name, found in (("config.yaml", config), ("manifest.json", manifest)):
+            if not found and not any(problem.startswith(name) for problem in problems):
+                problems.append(f"{name} is missing or empty")
+        if not differences_known and not any(problem.startswith("overrides.yaml") for problem in problems):
+            problems.append("overrides.yaml is missing: what differs from the defaults is not known")
     if state == RunState.finished and not summary and not (directory / "summary.json").exists():
         problems.append("finished without a summary.json")
     if state in (RunState.failed, RunState.interrupted) and (status or {}).get("reason"):
@@ -156,6 +170,7 @@ def read_record(directory: Path, *, now: datetime | None = None, stale_after: fl
         seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
         settings=flatten(config),
         differences=_special(flatten(differences)),
+        differences_known=differences_known,
         summary=summary,
         manifest=manifest,
         problem="; ".join(problems) or None,
@@ -208,7 +223,13 @@ def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         problems.append(f"{path.name} is damaged: it holds no mapping")
         return {}
-    return {str(key): item for key, item in value.items()}
+    found = {str(key): item for key, item in value.items()}
+    try:
+        flatten(found)
+    except RecursionError:
+        problems.append(f"{path.name} is damaged: it holds itself")
+        return {}
+    return found
 
 
 def _check_metrics(path: Path, problems: list[str]) -> None:
@@ -231,6 +252,17 @@ def _is_row(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def finite_number(value: Any) -> float | None:
+    """`value` as a float; None where it is no number, or none that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _moment(text: Any) -> datetime | None:

@@ -86,7 +86,13 @@ def runs_table(records: Sequence[RunRecord]) -> Table:
     table.add_column("what differs from the defaults; results", overflow="fold", ratio=1)
     for record in records:
         what = "  ".join(f"{_short_key(key)}={shown(value)}" for key, value in record.differences.items())
-        lines = [f"[cyan]{escape(printable(what))}[/]" if what else "[dim]all defaults[/]" if record.settings else ""]
+        lines = [
+            f"[cyan]{escape(printable(what))}[/]"
+            if what
+            else "[dim]all defaults[/]"
+            if record.settings and record.differences_known
+            else ""
+        ]
         results = " · ".join(f"{_short_name(name)} {shown(v)}" for name, v in record.headlines.items())
         lines.append(escape(printable(results)))
         lines.append(f"[dim]{escape(printable(record.problem))}[/]" if record.problem else "")
@@ -114,7 +120,8 @@ def _require_key(key: str, records: Sequence[RunRecord]) -> None:
     if any(name == key or name.endswith((f".{key}", f"/{key}")) for name in known):
         return  # there, and null everywhere
     near = difflib.get_close_matches(key, [*known, *(name.rsplit(".", 1)[-1] for name in known)], n=1)
-    raise ValueError(f"no run has a setting or metric {key}." + (f" Did you mean {near[0]}?" if near else ""))
+    hint = f"Did you mean {near[0]}?" if near else "rl-exp report runs --json shows what there is"
+    raise ValueError(f"no run has a setting or metric {key!r}. {hint}")
 
 
 def _matches(value: Any, wanted: str) -> bool:
@@ -125,7 +132,7 @@ def _matches(value: Any, wanted: str) -> bool:
             pass
     if isinstance(value, bool) or value is None:
         return shown(value) == wanted.lower()
-    return fnmatchcase(str(value), wanted)
+    return wanted in (str(value), shown(value)) or fnmatchcase(str(value), wanted)
 
 
 def _short_key(key: str) -> str:

@@ -84,7 +84,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file; ValueError names the file when it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): it was damaged or half written") from error
 
 

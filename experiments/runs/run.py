@@ -289,8 +289,11 @@ def read_status(directory: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         return {"state": RunState.failed, "reason": str(error)}
-    if not isinstance(status, dict) or status.get("state") not in set(RunState):
+    state = status.get("state") if isinstance(status, dict) else None
+    if not isinstance(state, str):
         return {"state": RunState.failed, "reason": f"{path} was damaged: it names no state"}
+    if state not in set(RunState):
+        return {"state": RunState.failed, "reason": f"{path} names a state that this version does not know: {state!r}"}
     return status
 
 

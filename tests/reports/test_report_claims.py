@@ -328,15 +328,38 @@ def test_run_makes_the_evidence_from_nothing(rl_exp):
     assert entry["evidence"][0]["published"] is False
 
 
+def test_ctrl_c_waits_for_the_child_which_saves_what_it_has(rl_exp, monkeypatch):
+    waits = []
+
+    class Child:
+        def __init__(self, words, **_):
+            pass
+
+        def wait(self):
+            waits.append(len(waits))
+            if len(waits) < 3:  # pressed twice, while the child saves
+                raise KeyboardInterrupt
+            return 130
+
+    monkeypatch.setattr(subprocess, "Popen", Child)
+    result = rl_exp("report", "claims", "--run", "gta")
+    assert len(waits) == 3
+    assert result.exit_code == 130
+    assert "the same command continues" in result.stderr
+
+
 @pytest.mark.parametrize("code", [0, 1, 130])
 def test_run_calls_the_commands_of_the_claim_and_passes_their_failure_on(rl_exp, monkeypatch, code):
     called = []
 
-    def run(words, **_):
-        called.append(words[3:])
-        return subprocess.CompletedProcess(words, code)
+    class Child:
+        def __init__(self, words, **_):
+            called.append(words[3:])
 
-    monkeypatch.setattr(subprocess, "run", run)
+        def wait(self):
+            return code
+
+    monkeypatch.setattr(subprocess, "Popen", Child)
     result = rl_exp("report", "claims", "--run", "flat_landscape")
     assert called[0] == ["controlled", "experiment=reward_variance", "output_dir=outputs"]
     assert len(called) == (2 if code == 0 else 1)

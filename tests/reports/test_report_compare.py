@@ -126,7 +126,7 @@ def test_the_command_compares_draws_and_records(rl_exp, tmp_path):
         (("nothing",), "nothing is no run, sweep or run directory"),
         (("gqa",), "gqa begins 2 runs"),
         (("gqa0", "bench1"), "bench and train have no numbers in common"),
-        (("gqa0", "gqa1", "--metric", "loss"), "no run has a metric loss"),
+        (("gqa0", "gqa1", "--metric", "loss"), "no run has a number 'loss'"),
         (("gqa0", "gqa1", "--curve", "loss"), "not all runs have a curve loss"),
         (("broken-sweep",), "is damaged"),
     ],

@@ -111,7 +111,7 @@ def test_runs_are_filtered_and_sorted(rl_exp, tmp_path):
         (("--status", "done"), "status done"),
         (("--filter", "mechanism"), "write key=value"),
         (("--filter", "mechansm=gta"), "Did you mean mechanism"),
-        (("--sort", "nonsense"), "no run has a setting or metric nonsense"),
+        (("--sort", "nonsense"), "no run has a setting or metric 'nonsense'"),
         (("--experiment", "trian"), "there are train"),
         (("--output-dir", "nowhere"), "--output-dir nowhere is no folder"),
     ],
