@@ -274,6 +274,7 @@ def html(
     from experiments.reports.html_page import write_page
     from experiments.reports.run_records import read_records
     from experiments.reports.run_table import sort_runs
+    from experiments.reports.sweep_tables import sweep_tables
 
     _require_folder(output_dir)
     target = page or output_dir / "report" / "report.html"
@@ -287,10 +288,11 @@ def html(
     entries = _or_fail(lambda: ledger(output_dir))
     records = sort_runs(read_records(output_dir), "age")
     gallery = collect_figures(figure_places(output_dir, most_runs=10), left_out)
+    tables = sweep_tables(output_dir)
     for line in left_out:
         typer.echo(f"left out: {line}", err=True)
     try:
-        print(write_page(target, entries=entries, records=records, figures=gallery))
+        print(write_page(target, entries=entries, records=records, figures=gallery, sweeps=tables))
     except OSError as error:
         fail(f"{target} cannot be written ({error.strerror}): name another file with --page")
 

@@ -17,6 +17,7 @@ from experiments.reports.claims import VERDICT_COLOURS, Entry, Evidence, part_ef
 from experiments.reports.figure_gallery import GalleryFigure, damage_of
 from experiments.reports.run_records import RunRecord, shown
 from experiments.reports.run_table import age_of
+from experiments.reports.sweep_tables import SweepTable
 from experiments.runs.files import read_json, write_text
 from experiments.runs.manifest import now, package_versions
 
@@ -35,6 +36,11 @@ class Picture:
     height: int
     caption: str
 
+    @property
+    def wide(self) -> bool:
+        """Several panels beside each other: text would be too small in half a page."""
+        return self.width > 900
+
 
 def write_page(
     path: Path,
@@ -42,8 +48,9 @@ def write_page(
     entries: Sequence[Entry],
     records: Sequence[RunRecord],
     figures: Sequence[GalleryFigure],
+    sweeps: Sequence[SweepTable] = (),
 ) -> Path:
-    """Write the page: claims with their figures, further figures, runs, and what made them."""
+    """Write the page: claims with their figures, further figures, sweeps, runs, and what made them."""
     shown_already = {item.figure for entry in entries for item in entry.evidence if item.figure is not None}
     further = one_of_each_kind_first([figure for figure in figures if figure.png not in shown_already])
     environment = Environment(
@@ -68,6 +75,7 @@ def write_page(
         pictures=pictures,
         gallery=[(figure, picture(figure.png, figure.caption)) for figure in further[:MOST_FIGURES]],
         left_out_figures=max(0, len(further) - MOST_FIGURES),
+        sweeps=sweeps,
         records=records[:MOST_RUNS],
         left_out_runs=max(0, len(records) - MOST_RUNS),
         evidence_places={str(item.place) for entry in entries for item in entry.evidence},

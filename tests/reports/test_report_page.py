@@ -107,6 +107,27 @@ def test_the_page_holds_everything_and_fetches_nothing(page_of, tmp_path):
     assert not re.search(r"https?://", text)
 
 
+def test_the_newest_sweeps_have_a_table_of_arms_with_intervals_and_damaged_ones_none(page_of, tmp_path):
+    outputs = tmp_path / "outputs"
+    for mechanism, level in (("gqa", 60.0), ("gta", 62.0)):
+        for seed in (0, 1, 2):
+            made_run(
+                outputs, f"{mechanism}{seed}", seed=seed, settings={"attention.mechanism": mechanism},
+                summary={"eval/text/perplexity": level + seed, "other": 1.0},
+            )  # fmt: skip
+    for name, jobs in (("train-good", ["gqa0", "gqa1", "gqa2", "gta0", "gta1", "gta2", "absent"]), ("train-bad", None)):
+        sweep = outputs / "sweeps" / name
+        sweep.mkdir(parents=True)
+        record = {"command": "train", "experiment": "train", "jobs": jobs and [{"run_id": run_id} for run_id in jobs]}
+        (sweep / "sweep.json").write_text(json.dumps(record))
+    text = page_of().read_text(encoding="utf-8")
+    section = text[text.index('id="sweeps"') : text.index('id="runs"')]
+    assert "train-good" in section
+    assert "train-bad" not in section
+    assert "63 [60.52, 65.48], n = 3" in section
+    assert "left out: absent" in section
+
+
 def test_an_empty_outputs_folder_makes_a_page_of_what_is_published(page_of):
     assert "No local runs yet" in page_of().read_text(encoding="utf-8")
 
