@@ -39,7 +39,7 @@ class Picture:
     @property
     def wide(self) -> bool:
         """Several panels beside each other: text would be too small in half a page."""
-        return self.width > 900
+        return self.width > max(900, 1.5 * self.height)
 
 
 def write_page(
