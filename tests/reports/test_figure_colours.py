@@ -20,7 +20,8 @@ def test_a_reward_has_the_same_colour_whatever_it_is_drawn_beside():
 def test_every_reward_that_is_made_here_has_a_colour_of_its_own():
     names = {path.stem for path in REWARD_DIRECTORY.glob("*.yaml")}
     made_here = {name for name in names if named_reward(name).family not in NOT_MADE_HERE}
-    assert made_here <= set(REWARDS)
+    without = made_here - set(REWARDS)
+    assert not without, f"give {', '.join(sorted(without))} a colour in experiments/reports/reward_styles.py"
     looks = [(colour, line) for colour, _, line in (REWARDS[name] for name in made_here)]
     assert len(set(looks)) == len(looks), "two rewards cannot be told apart"
 
