@@ -28,7 +28,7 @@ from experiments.policies.ascent import FirstCrossing, Trajectory, ascend, flow_
 from experiments.policies.gradients import Estimator
 from experiments.policies.problems import Problem
 from experiments.policies.softmax import SoftmaxPolicy, expected, log_linear_policy
-from experiments.reports.reward_styles import reward_colour
+from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.style import figure_style
 from experiments.reward_metrics.correlations import mean_interval
 from experiments.reward_metrics.variance import policy_reward_variance
@@ -338,7 +338,7 @@ def draw(arms: Arms, steps: Sequence[int], rewards: np.ndarray) -> Figure:
                     continue
                 reward = arms.training_rewards[arm]
                 low, middle, high = np.quantile(rewards[:, arm], [0.1, 0.5, 0.9], axis=-1)
-                colour = reward_colour(reward.replace(" ", "_"))
+                colour = REWARD_COLOURS[reward.replace(" ", "_")]
                 panel.plot(x, middle, color=colour, label=f"trained on {reward}")
                 if rewards.shape[-1] > 1:
                     panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)

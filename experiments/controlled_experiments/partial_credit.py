@@ -27,7 +27,7 @@ from experiments.controlled_experiments.findings import Findings, Progress, Stat
 from experiments.policies.ascent import Advance, FirstCrossing, ascend, flow_until, reward_gradient
 from experiments.policies.gradients import Estimator
 from experiments.policies.softmax import SoftmaxPolicy, log_linear_policy
-from experiments.reports.reward_styles import reward_colour
+from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.style import figure_style
 from experiments.reward_metrics.correlations import mean_interval, statistic_interval
 from experiments.runs.seeds import SeedStreams
@@ -385,7 +385,7 @@ def draw_sampled(sampled: dict[bool, np.ndarray], joint: list[float], sharing: l
                     reached = np.isfinite(values[credit, column]).mean(axis=-1)
                     label = f"{name} credit, {'advantages / std' if std else 'plain advantages'}"
                     style = "--" if std else "-"
-                    colour = reward_colour(f"{name}_credit")
+                    colour = REWARD_COLOURS[f"{name}_credit"]
                     panel.plot(joint, reached, marker=".", ls=style, color=colour, label=label)
             panel.set(xscale="log", xlabel="initial P(both)", title=f"sharing {share:g}", ylim=(-0.03, 1.03))
         axes[0][0].set_ylabel(f"share of seeds that succeed\nwithin {steps:,} updates")

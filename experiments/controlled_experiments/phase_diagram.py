@@ -27,7 +27,7 @@ from torch import Tensor
 from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, counted, number
 from experiments.policies.ascent import Advance, FirstCrossing, flow_until, reward_gradient
 from experiments.policies.softmax import SoftmaxPolicy, log_linear_policy, tabular_policy
-from experiments.reports.reward_styles import reward_colour
+from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.style import BLACK, GREY, figure_style
 from experiments.reward_metrics.correlations import mean_interval
 from experiments.runs.seeds import SeedStreams
@@ -353,7 +353,7 @@ def draw_exponents(curves: dict[int, tuple[np.ndarray, np.ndarray]]) -> Figure:
                 times, ("ground truth", "proxy"), (predicted_exponent(bad_outputs), -1.0), strict=True
             ):
                 low, middle, high = np.quantile(times_of_reward, [0.1, 0.5, 0.9], axis=-1)
-                colour = reward_colour(reward.replace(" ", "_"))
+                colour = REWARD_COLOURS[reward.replace(" ", "_")]
                 panel.plot(probabilities, middle, color=colour, marker=".", label=f"trained on {reward}")
                 panel.fill_between(probabilities, low, high, color=colour, alpha=0.2, linewidth=0)
                 guide = 8 * middle[0] * (probabilities / probabilities[0]) ** slope

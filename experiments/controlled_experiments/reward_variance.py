@@ -29,7 +29,7 @@ from experiments.controlled_experiments.findings import Findings, Progress, Stat
 from experiments.policies.ascent import Advance, FirstCrossing, flow_until, reward_gradient
 from experiments.policies.gradients import exact_gradient
 from experiments.policies.softmax import expected, tabular_policy
-from experiments.reports.reward_styles import reward_colour
+from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.style import BLACK, GREEN, ORANGE, figure_style
 from experiments.reward_metrics.accuracy import policy_accuracy
 from experiments.reward_metrics.correlations import mean_interval, statistic_interval
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PAPER = "What Makes a Reward Model a Good Teacher?, "
 SAMPLES = 16  # of best-of-N
 FAMILIES = ("shrunk", "rare", "inverted")
-COLOURS = {"shrunk": reward_colour("perfect_low_variance"), "rare": ORANGE, "inverted": GREEN}
+COLOURS = {"shrunk": REWARD_COLOURS["perfect_low_variance"], "rare": ORANGE, "inverted": GREEN}
 
 
 def reward_variance(

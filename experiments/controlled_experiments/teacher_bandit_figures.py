@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.reports.reward_styles import reward_colour
+from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.style import GREY, figure_style
 
 if TYPE_CHECKING:
@@ -81,5 +81,5 @@ def _colour(name: str) -> str:
     """`75% on-policy`, `ground truth`, `perfect, low variance`: as the same rewards of language models."""
     share, _, rest = name.partition("% ")
     if rest == "on-policy":
-        return reward_colour(f"on_policy_{share}")
-    return reward_colour("ground_truth" if name == "ground truth" else "perfect_low_variance")
+        return REWARD_COLOURS[f"on_policy_{share}"]
+    return REWARD_COLOURS["ground_truth" if name == "ground truth" else "perfect_low_variance"]

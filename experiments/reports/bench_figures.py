@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.reports.captions import n_of
 from experiments.reports.context_panels import context_panels, label_panels, scale_panel
 from experiments.reports.style import BLACK, GREY, MECHANISM_COLOURS, figure_style, save_figure
 
@@ -236,11 +237,8 @@ def _title(names: Sequence[str], values: Sequence[Any]) -> str:
 
 def _repetitions(rows: Sequence[Row]) -> str:
     """`median of n = 5 to 15 rounds`."""
-    counts = sorted({int(row["runs"]) for row in rows if row.get("runs")})
-    if not counts:
-        return ""
-    many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"median of n = {many} rounds"
+    counts = [int(row["runs"]) for row in rows if row.get("runs")]
+    return f"median of {n_of(counts, 'round')}" if counts else ""
 
 
 def _varies(rows: Sequence[Row], name: str) -> bool:

@@ -5,6 +5,7 @@ A run keeps them in figures/captions.json: how many runs, seeds or rounds a pict
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.runs.files import read_json, write_json
@@ -51,6 +52,14 @@ def read_captions(folder: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
+
+
+def n_of(counts: Iterable[int], noun: str) -> str:
+    """`n = 3 seeds`, or `n = 2 to 3 seeds` where the parts of a figure rest on different numbers."""
+    few, *more = sorted(set(counts))
+    if more:
+        return f"n = {few} to {more[-1]} {noun}s"
+    return f"n = {few} {noun}{'' if few == 1 else 's'}"
 
 
 def add_caption(figure: Path, note: str) -> None:

@@ -75,6 +75,11 @@ class Rule:
             raise ValueError(f"rule {self.says!r}: quartiles are combined into ratios; use over instead of minus")
 
     @property
+    def quantity(self) -> str:
+        """The column of the one number whose values by seed or round `value` names; `value` itself elsewhere."""
+        return self.value.removeprefix("by_seed.").removesuffix("_by_round")
+
+    @property
     def low(self) -> float:
         """Where the region begins."""
         bounds = [self.at_least, None if self.above is None else math.nextafter(self.above, math.inf)]
@@ -126,7 +131,6 @@ def region(rule: Rule) -> str:
 
 
 def _measured(rule: Rule) -> str:
-    name = rule.value.removeprefix("by_seed.").removesuffix("_by_round")
     first = " ".join(str(value) for value in rule.where.values())
     second = " ".join(str(value) for value in (rule.minus or rule.over).values())
     word = " minus " if rule.minus else " over " if rule.over else ""
@@ -137,7 +141,7 @@ def _measured(rule: Rule) -> str:
         Spread.exact: "computed",
         Spread.interval: "",
     }[rule.spread]
-    return f"{name}: {first}{word}{second}" + (f"; {how}" if how else "")
+    return f"{rule.quantity}: {first}{word}{second}" + (f"; {how}" if how else "")
 
 
 def _rows(document: Any, path: str) -> list[Row]:
@@ -196,10 +200,9 @@ def _over_seeds(rule: Rule, row: Row, other: Row | None) -> Interval:
         own = _by_seed(row, rule.value)
         against = None if other is None else _by_seed(other, rule.value)
     except KeyError:
-        name = rule.value.removeprefix("by_seed.").removesuffix("_by_round")
-        value = float(row[name])
+        value = float(row[rule.quantity])
         if other is not None:
-            value = value - float(other[name]) if rule.minus else value / float(other[name])
+            value = value - float(other[rule.quantity]) if rule.minus else value / float(other[rule.quantity])
         return Interval(value, math.nan, math.nan, int(row.get("seeds") or 0))
     if against is None:
         return student_interval(list(own.values()))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.reports.reward_styles import REWARDS, reward_colour
+from experiments.reports.captions import n_of
+from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.run_comparison import ComparedArm
 from experiments.reports.run_records import finite_number
 from experiments.reports.style import MECHANISM_COLOURS, PALETTE, figure_style, save_figure
@@ -101,18 +102,14 @@ def draw_curves(arms: Sequence[ComparedArm], directory: Path, wanted: Sequence[s
             axis.set_visible(False)
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(4, max(1, len(labels))))
-        counts = sorted({len(arm.runs) for arm in arms})
-        n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        band = "; band: lowest to highest seed" if counts[-1] > 1 else ""
-        return save_figure(figure, directory / "curves", f"n = {n} seed{'' if n == '1' else 's'} per arm{band}")
+        counts = [len(arm.runs) for arm in arms]
+        band = "; band: lowest to highest seed" if max(counts) > 1 else ""
+        return save_figure(figure, directory / "curves", f"{n_of(counts, 'seed')} per arm{band}")
 
 
 def arm_colour(arm: ComparedArm, arms: Sequence[ComparedArm]) -> str:
     """A mechanism's or reward's own colour where it alone tells the arms apart, else the palette's next."""
-    for key, colours in (
-        ("attention.mechanism", MECHANISM_COLOURS),
-        ("reward.name", {name: reward_colour(name) for name in REWARDS}),
-    ):
+    for key, colours in (("attention.mechanism", MECHANISM_COLOURS), ("reward.name", REWARD_COLOURS)):
         values = [str(item.runs[0].settings.get(key)) for item in arms]
         own = colours.get(str(arm.runs[0].settings.get(key)))
         if own and len(set(values)) == len(arms):

@@ -81,12 +81,15 @@ def damage_of(png: Path) -> str:
     try:
         if not png.is_file():
             return "is no file"
-        content = png.read_bytes()
+        with png.open("rb") as stream:
+            begin = stream.read(8)
+            stream.seek(max(0, png.stat().st_size - 8))
+            end = stream.read()
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+    if begin != b"\x89PNG\r\n\x1a\n":
         return "is no PNG"
-    return "" if content.endswith(b"IEND\xaeB`\x82") else "is cut off"
+    return "" if end == b"IEND\xaeB`\x82" else "is cut off"
 
 
 def gather_figures(places: Sequence[Path], folder: Path, left_out: list[str] | None = None) -> list[GalleryFigure]:

@@ -36,14 +36,10 @@ REWARDS: dict[str, tuple[str, str, str]] = {
     # the theory's one erroneous reward
     "proxy": (VERMILION, "o", "-"),
 }
+REWARD_COLOURS = {name: colour for name, (colour, _, _) in REWARDS.items()}
 WIDE = ("ground_truth", "perfect_low_variance")  # what every other reward is held against
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")
-
-
-def reward_colour(name: str) -> str:
-    """Of a reward of `REWARDS`; KeyError for another."""
-    return REWARDS[name][0]
 
 
 class RewardStyles:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.reports.captions import n_of
 from experiments.reports.reward_styles import RewardStyles
 from experiments.reports.rlhf_increases import Outcome, Point, increases, points_of
 from experiments.reports.rlhf_runs import Arm, Setting
@@ -131,9 +132,8 @@ def draw_correlations(settings: Sequence[Setting], correlations: Sequence[dict[s
         for axis in axes.flat[len(settings) :]:
             axis.set_visible(False)
         figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.7 / lines, label="Pearson's r")
-        n = sorted({row["reward_models"] for row in correlations})
-        count = str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}"
-        note = f"n = {count} reward models; framed: permutation p at most .05, not corrected"
+        n = n_of((row["reward_models"] for row in correlations), "reward model")
+        note = f"{n}; framed: permutation p at most .05, not corrected"
         return save_figure(figure, directory / "correlations", note)
 
 
@@ -245,6 +245,5 @@ def _short(value: float) -> str:
 
 
 def _seeds(settings: Sequence[Setting], bands: str) -> str:
-    numbers = sorted({len(arm.runs) for setting in settings for arm in setting.arms})
-    count = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    return f"n = {count} seed{'' if count == '1' else 's'}" + (f"; {bands}" if numbers[-1] > 1 else "")
+    numbers = [len(arm.runs) for setting in settings for arm in setting.arms]
+    return n_of(numbers, "seed") + (f"; {bands}" if max(numbers) > 1 else "")

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from experiments.reports.captions import n_of
 from experiments.reports.run_records import read_record
 from experiments.reports.style import MECHANISM_COLOURS, figure_style, save_figure
 from experiments.runs.files import read_json, write_json
@@ -148,8 +149,7 @@ def draw_perplexity_against_cache(arms: list[Arm], sets: list[str], directory: P
             axis.set_ylabel("held-out perplexity")
             axis.set_title(name.replace("_", " "))
         axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        seeds = sorted({len(arm.summaries) for arm in arms})
-        count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        bars = "; bars: standard deviation over seeds" if seeds[-1] > 1 else ""
-        note = f"n = {count} seed{'s' if count != '1' else ''} per point{bars}"
+        seeds = [len(arm.summaries) for arm in arms]
+        bars = "; bars: standard deviation over seeds" if max(seeds) > 1 else ""
+        note = f"{n_of(seeds, 'seed')} per point{bars}"
         return save_figure(figure, directory / "perplexity_against_cache", note)
