@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help install install-dev demo test lint types gpu-check clean
+.PHONY: help install install-dev demo test lint types golden gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ lint: $(VENV)/.installed-dev  ## ruff: rules and format
 
 types: $(VENV)/.installed-dev  ## mypy, strict where it counts
 	$(BIN)/mypy
+
+golden: $(VENV)/.installed-dev  ## compare the golden trajectories bit for bit, on the machine that recorded them
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled PYTHONPATH=tests $(BIN)/python tests/golden/trajectories.py $(ARGUMENTS)
 
 # On a bare GPU image there is no virtual environment: torch and triton suffice.
 gpu-check:  ## on one GPU: parity and speed of the Triton kernels in ten minutes; writes OUTPUT

@@ -126,6 +126,7 @@ class TrainingConfig:
     precision: Precision = Precision.fp32
     compile: bool = False
     mask_documents: bool = False  # attention stays within a document
+    log_every_steps: int = 10  # loss, gradient norm, learning rate, tokens per second
     evaluate_every_tokens: int = 250_000
     evaluation_tokens: int = 50_000  # per held-out set; the last evaluation uses final_evaluation_tokens
     final_evaluation_tokens: int = 200_000

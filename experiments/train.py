@@ -108,7 +108,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
             tokens = step * training.tokens_per_step
             rate = (step - first_step) * training.tokens_per_step / (time.perf_counter() - started)
             bar.advance(1, loss=f"{mean_loss:.3f}", tokens_per_second=f"{rate:,.0f}")
-            if step % 10 == 0 or step == training.steps:
+            if step % training.log_every_steps == 0 or step == training.steps:
                 row = {"train/loss": mean_loss, "train/gradient_norm": gradient_norm}
                 row |= {"train/learning_rate": learning_rate, "train/tokens_per_second": round(rate, 1)}
                 run.log(row, tokens=tokens, step=step)
