@@ -43,7 +43,7 @@ golden: $(VENV)/.installed-dev  ## compare the golden trajectories bit for bit, 
 
 # On a bare GPU image there is no virtual environment: torch and triton suffice.
 gpu-check:  ## on one GPU: parity and speed of the Triton kernels in ten minutes; writes OUTPUT
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m experiments.decoding.gpu_check --output $(or $(OUTPUT),outputs/gpu_check.json)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m experiments.benchmarks.gpu_check --output $(or $(OUTPUT),outputs/gpu_check.json)
 
 clean:  ## remove caches; runs in outputs/ stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

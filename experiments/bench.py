@@ -26,16 +26,16 @@ from conf.bench_config import BenchConfig, BenchMode, LengthConfig, Parallel
 from conf.bench_kernels import BenchKernel
 from conf.run_config import Device
 from experiments.bench_machine import machine_line, measuring_gpu, processor_record, summary
-from experiments.bench_modes.attention import AttentionSetting, measure_attention
-from experiments.bench_modes.devices import bytes_per_device
-from experiments.bench_modes.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
-from experiments.bench_modes.gpu import Gpu, OnGpu, recorded
-from experiments.bench_modes.gpu_attention import measure_attention_on_gpu
-from experiments.bench_modes.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
 from experiments.bench_plan import plan
 from experiments.bench_records import log_rows, send_media, write_parquet
 from experiments.bench_tensor_parallel import bench_tensor_parallel
-from experiments.decoding.machine import Ceilings, measure_ceilings
+from experiments.benchmarks.attention import AttentionSetting, measure_attention
+from experiments.benchmarks.ceilings import Ceilings, measure_ceilings
+from experiments.benchmarks.device_bytes import bytes_per_device
+from experiments.benchmarks.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
+from experiments.benchmarks.gpu import Gpu, OnGpu, recorded
+from experiments.benchmarks.gpu_attention import measure_attention_on_gpu
+from experiments.benchmarks.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
 from experiments.models.configuration import SHAPE_FIELDS, RlExpConfig
 from experiments.models.initialisation import initialise
 from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape

@@ -10,8 +10,8 @@ from typing import Any
 from conf.bench_config import BenchConfig
 from conf.bench_kernels import BenchKernel
 from conf.run_config import Device
-from experiments.bench_modes.gpu import Gpu, open_gpu
-from experiments.decoding.machine import Ceilings
+from experiments.benchmarks.ceilings import Ceilings
+from experiments.benchmarks.gpu import Gpu, open_gpu
 
 BUSY_SHARE = 0.75  # load average per core before a run, from which on other jobs may have slowed it down
 

@@ -21,11 +21,11 @@ from rich.markup import escape
 
 from conf.bench_config import BenchConfig, physical_memory
 from conf.plan_config import PlanDevice
-from experiments.bench_modes.plan import PlanSetting, Serving, crossovers, predict
-from experiments.bench_modes.published_serving import compare_with_published
 from experiments.bench_records import log_rows, send_media, write_parquet
-from experiments.decoding.device_table import DEVICES, Device
-from experiments.decoding.machine import measure_ceilings
+from experiments.benchmarks.ceilings import measure_ceilings
+from experiments.benchmarks.device_table import DEVICES, Device
+from experiments.benchmarks.plan import PlanSetting, Serving, crossovers, predict
+from experiments.benchmarks.published_serving import compare_with_published
 from experiments.decoding.whole_model_cost import Experts
 from experiments.models.shapes import ModelShape
 from experiments.reports import plan_figures, plan_tables

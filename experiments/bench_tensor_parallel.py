@@ -9,9 +9,9 @@ from rich.table import Table
 
 from conf.bench_config import BenchConfig
 from conf.run_config import Device
-from experiments.bench_modes.devices import bytes_per_device
-from experiments.bench_modes.tensor_parallel import ShardedSetting, measure_sharded
 from experiments.bench_records import log_rows
+from experiments.benchmarks.device_bytes import bytes_per_device
+from experiments.benchmarks.tensor_parallel import ShardedSetting, measure_sharded
 from experiments.models.shapes import AttentionShape
 from experiments.runs.run import Run
 

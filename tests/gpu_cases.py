@@ -2,7 +2,7 @@
 
 import torch
 
-from experiments.decoding.gpu_machine import CLOCK_FIELDS, GpuCeilings
+from experiments.benchmarks.gpu_machine import CLOCK_FIELDS, GpuCeilings
 
 CEILINGS = GpuCeilings(
     memory_read_bytes=3e12,
@@ -29,7 +29,7 @@ class CountingTimer:
 
 
 class MadeUpGpu:
-    """Has the methods of `bench_modes.gpu.Gpu`."""
+    """Has the methods of `benchmarks.gpu.Gpu`."""
 
     def __init__(self, free_bytes: int = 2**30, clocks: dict | None = CLOCKS):
         self.device, self.timer = torch.device("cpu"), CountingTimer(1e-6)

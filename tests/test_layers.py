@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A room may import the rooms on later lines, not those on its own line or above.
 ROOM_LAYERS = [
-    {"bench_modes", "controlled_experiments", "training", "reports"},
+    {"benchmarks"},
+    {"controlled_experiments", "training", "reports"},
     {"decoding", "rewards", "reward_metrics", "policies"},
     {"tasks"},
     {"models", "data"},

@@ -6,7 +6,7 @@ tokens. What may be right depends on how wide a cached head is and on the GPU's 
 head dim that is in no entry, runs as well.
 
 The entries follow from arithmetic (registers of the accumulator, shared memory of the tiles) and from what Triton 3.9
-compiles them to for Hopper without a GPU; they were not tuned on a device. `python -m experiments.decoding.gpu_check
+compiles them to for Hopper without a GPU; they were not tuned on a device. `python -m experiments.benchmarks.gpu_check
 --tune` measures the alternatives of `alternatives`.
 """
 

@@ -16,7 +16,7 @@ from conf.bench_config import BenchConfig, BenchMode, GridConfig, Parallel
 from conf.bench_kernels import BenchKernel
 from conf.run_config import Device
 from experiments import bench_machine
-from experiments.bench_modes import gpu as gpu_module
+from experiments.benchmarks import gpu as gpu_module
 
 MECHANISMS = ("mha", "gqa-4", "gta-4", "mla", "gla-2")
 SMALL = ("model=nano", "bench.batch=[2]", "bench.rounds=2", "tracking.mode=disabled")

@@ -10,9 +10,9 @@ import pytest
 from conf.bench_config import BenchConfig
 from conf.plan_config import PlanDevice
 from conf.train_config import ModelConfig
-from experiments.bench_modes.plan import PlanSetting, Serving, crossovers, faster_from, predict
-from experiments.bench_modes.published_serving import PUBLISHED, SERVED_EXPERTS, compare_with_published, served_model
-from experiments.decoding.device_table import DEVICES
+from experiments.benchmarks.device_table import DEVICES
+from experiments.benchmarks.plan import PlanSetting, Serving, crossovers, faster_from, predict
+from experiments.benchmarks.published_serving import PUBLISHED, SERVED_EXPERTS, compare_with_published, served_model
 from experiments.decoding.whole_model_cost import Placement, device_weights
 
 LLAMA = BenchConfig(

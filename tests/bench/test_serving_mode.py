@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from cli.main import app
-from experiments.bench_modes.serving import (
+from experiments.benchmarks.serving import (
     Arrival,
     Lengths,
     ServingSetting,

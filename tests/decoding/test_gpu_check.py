@@ -9,12 +9,12 @@ import torch
 from decode_cases import MECHANISMS, small_shape
 from gpu_cases import CEILINGS, CountingTimer
 
-from experiments.decoding import gpu_check, gpu_tuning
-from experiments.decoding.cache import STORAGE_DTYPES
-from experiments.decoding.gpu_check import Budget, exit_code, run_groups, run_parity
-from experiments.decoding.gpu_goals import judge_goals, ratios
-from experiments.decoding.gpu_machine import CLOCK_FIELDS, clocks
-from experiments.decoding.gpu_parity import (
+from experiments.benchmarks import gpu_check, gpu_tuning
+from experiments.benchmarks.cells import AttentionCell
+from experiments.benchmarks.gpu_check import Budget, exit_code, run_groups, run_parity
+from experiments.benchmarks.gpu_goals import judge_goals, ratios
+from experiments.benchmarks.gpu_machine import CLOCK_FIELDS, clocks
+from experiments.benchmarks.gpu_parity import (
     ParityCase,
     check_parity,
     grouped_reference,
@@ -23,7 +23,7 @@ from experiments.decoding.gpu_parity import (
     random_queries,
     worst_row_error,
 )
-from experiments.decoding.gpu_speed import (
+from experiments.benchmarks.gpu_speed import (
     SpeedCell,
     baseline_groups,
     full_cache,
@@ -31,7 +31,7 @@ from experiments.decoding.gpu_speed import (
     paper_groups,
     random_rows,
 )
-from experiments.decoding.kernel_benchmark import AttentionCell
+from experiments.decoding.cache import STORAGE_DTYPES
 from experiments.decoding.reference import reference_attend
 
 CPU = torch.device("cpu")

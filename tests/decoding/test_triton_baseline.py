@@ -8,8 +8,8 @@ from experiments.decoding.cache import STORAGE_DTYPES
 
 pytest.importorskip("triton")
 
+from experiments.benchmarks.triton_baseline import baseline_attend
 from experiments.decoding import triton_attend as launcher
-from experiments.decoding.triton_baseline import baseline_attend
 
 if not launcher.INTERPRETED:
     pytest.skip("triton was imported without TRITON_INTERPRET=1", allow_module_level=True)

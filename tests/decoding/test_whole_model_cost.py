@@ -6,7 +6,7 @@ from decode_cases import MECHANISMS, small_shape
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.decoding.device_table import DEVICES
+from experiments.benchmarks.device_table import DEVICES
 from experiments.decoding.tensor_parallel import shard_model
 from experiments.decoding.whole_model_cost import (
     Experts,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..decoding.gpu_machine import GpuCeilings, GraphTimer, Timer, clocks, describe_gpu, measure_gpu_ceilings
+from .gpu_machine import GpuCeilings, GraphTimer, Timer, clocks, describe_gpu, measure_gpu_ceilings
 
 Result = TypeVar("Result")
 PEAK_NAMES = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16"}  # fp32: exact products, in fp32 units or as three of tf32

@@ -1,6 +1,6 @@
 """Training speed beside transformers, interleaved in one process.
 
-    python -m experiments.training.speed_comparison --rounds 5 --compiled
+    python -m experiments.benchmarks.training_speed --rounds 5 --compiled
 
 Every contender does the same work: forward, backward, clipping and a fused AdamW step on the same batch. Rounds visit
 all contenders in a new random order, and speeds are compared as ratios within a round, so that a busy machine slows

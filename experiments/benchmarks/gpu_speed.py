@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..decoding.cache import CacheLayer
 from ..models.shapes import LATENT, AttentionShape
-from .cache import CacheLayer
+from .cells import AttentionCell, Timing
 from .gpu_machine import GpuCeilings, Timer
 from .gpu_parity import grouped_reference, paper_shapes, random_queries, worst_row_error
-from .kernel_benchmark import AttentionCell, Timing
 from .stock_paths import STOCK_PATHS, stock_calls
 
 PAPER_BATCH = 128

@@ -1,6 +1,6 @@
 """Policy-gradient steps beside trl's trainers, interleaved in one process. Needs the extra `peers`.
 
-    python -m experiments.training.rlhf_speed_comparison --rounds 9 --output outputs/reference/rlhf/trl/results.json
+    python -m experiments.benchmarks.rlhf_speed --rounds 9 --output outputs/reference/rlhf/trl/results.json
 
 Both train the same policy (transformers' Llama for trl, ours with the same weights) on the same prompts with the same
 reward, a program. A step is whole: rollouts of exactly as many tokens, rewards, advantages, log-probabilities, those of
@@ -33,7 +33,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from experiments.decoding.peers import llama_with_weights_of
+from experiments.benchmarks.peers import llama_with_weights_of
 from experiments.models.configuration import RlExpConfig
 from experiments.models.shapes import AttentionMechanism, AttentionShape, matched_feed_forward_dim
 from experiments.models.transformer import RlExpForCausalLM, build_model

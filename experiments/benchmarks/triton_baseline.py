@@ -17,11 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..decoding.cache import CacheLayer
+from ..decoding.layout import row_layout
+from ..decoding.triton_attend import LOG2_E, check_tensors, rope_key_dim, tile_widths
+from ..decoding.triton_kernel import INTERPRETED
 from ..models.shapes import AttentionShape
-from .cache import CacheLayer
-from .layout import row_layout
-from .triton_attend import LOG2_E, check_tensors, rope_key_dim, tile_widths
-from .triton_kernel import INTERPRETED
 
 TILE_ELEMENTS = 8192  # of the widest part of a token: 64 registers a thread as fp32
 

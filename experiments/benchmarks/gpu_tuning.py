@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..decoding.triton_blocks import alternatives
 from .gpu_machine import GpuCeilings, Timer
 from .gpu_parity import grouped_reference, paper_shapes, random_queries, worst_row_error
 from .gpu_speed import (
@@ -22,7 +23,6 @@ from .gpu_speed import (
     speed_columns,
     time_side_by_side,
 )
-from .triton_blocks import alternatives
 
 TUNING_CONTEXT = 8192
 TUNING_PAGE_SIZE = 64
@@ -39,7 +39,7 @@ def measure_blocks(
     context: int = TUNING_CONTEXT,
 ) -> list[dict[str, Any]]:
     """A row for every alternative that runs, the fastest of a cell first; the table's own entry has `in_table`."""
-    from .triton_attend import first_blocks, triton_attend  # here: importing this module needs no triton
+    from ..decoding.triton_attend import first_blocks, triton_attend  # here: importing this module needs no triton
 
     rows: list[dict[str, Any]] = []
     for name, shape in paper_shapes().items():

@@ -27,10 +27,10 @@ import torch
 
 from ..decoding.cost_model import AttentionCost
 from ..decoding.cpu_library import cpu_library
-from ..decoding.kernel_benchmark import AttentionCell, Timing, cell_calls
 from ..decoding.layout import row_layout
-from ..decoding.machine import CeilingProbe, Ceilings, measure_ceilings
 from ..models.shapes import AttentionShape
+from .ceilings import CeilingProbe, Ceilings, measure_ceilings
+from .cells import AttentionCell, Timing, cell_calls
 
 OUR_KERNELS = ("cpu", "reference", "triton")
 # What a kernel's name stands for: of several stock paths the faster one is reported.

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..decoding.device_table import DEVICES
 from ..decoding.whole_model_cost import Experts, prompt_cost
 from ..decoding.whole_model_cost import largest_batch as fitting
 from ..models.shapes import AttentionMechanism, AttentionShape, ModelShape
+from .device_table import DEVICES
 from .plan import PlanSetting, Serving
 
 Row = dict[str, Any]

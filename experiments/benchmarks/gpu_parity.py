@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..decoding.cache import CacheLayer
+from ..decoding.reference import cached_rows, keys_and_values
 from ..models.shapes import AttentionMechanism, AttentionShape
-from .cache import CacheLayer
-from .reference import cached_rows, keys_and_values
 
 # The largest relative error of any query row: |output - reference| / |reference|, Euclidean norms over V
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}

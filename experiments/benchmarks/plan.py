@@ -12,7 +12,6 @@ from itertools import permutations
 from math import isclose
 from typing import Any
 
-from ..decoding.device_table import Device
 from ..decoding.whole_model_cost import (
     Experts,
     Placement,
@@ -23,6 +22,7 @@ from ..decoding.whole_model_cost import (
     step_cost,
 )
 from ..models.shapes import ModelShape
+from .device_table import Device
 
 Row = dict[str, Any]
 Line = tuple[float, float]  # seconds at context 0, seconds per token of context

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .cpu_library import cpu_library
+from ..decoding.cpu_library import cpu_library
 
 MEMORY_BYTES = 256 * 2**20  # several times any last-level cache share of a small machine
 CACHE_BYTES = 2 * 2**20  # per measurement, over all threads: stays in the last-level cache

@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..decoding.gpu_machine import GpuCeilings
-from ..decoding.gpu_speed import SpeedCell, failure_reason, measure_group
 from .attention import AttentionSetting, beyond_memory, blocks, cost_columns, parts_within_memory
 from .gpu import PEAK_NAMES, Gpu, OnGpu
+from .gpu_machine import GpuCeilings
+from .gpu_speed import SpeedCell, failure_reason, measure_group
 
 Row = dict[str, Any]
 KEPT = (  # of what the speed cells report, under the same name

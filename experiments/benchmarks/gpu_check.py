@@ -1,7 +1,7 @@
 """Everything that needs one GPU, in at most ten minutes and one JSON file.
 
-    python -m experiments.decoding.gpu_check --output results.json          # or: make gpu-check
-    python -m experiments.decoding.gpu_check --output tuning.json --tune    # block sizes instead of speed
+    python -m experiments.benchmarks.gpu_check --output results.json          # or: make gpu-check
+    python -m experiments.benchmarks.gpu_check --output tuning.json --tune    # block sizes instead of speed
 
 Parity of the Triton decode kernels at real sizes; the attention paper's kernel cells (batch 128, 128 query heads,
 contexts of 1K to 64K, query lengths 1 and 2, page sizes 64 and 1; GLA-2 beside MLA, GTA-8 beside GQA-8); baselines that
@@ -127,7 +127,7 @@ def line(part: str, row: Row) -> str:
 
 def check(budget: Budget, device: torch.device, tune: bool, report: Report) -> dict[str, Any]:
     """The document of one GPU."""
-    from .triton_attend import launched_blocks, triton_attend  # here: importing this module needs no triton
+    from ..decoding.triton_attend import launched_blocks, triton_attend  # here: importing this module needs no triton
 
     timer = GraphTimer(device)
     document: dict[str, Any] = {

@@ -27,17 +27,17 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from ..decoding.engine import DecodeEngine, Request
-from ..decoding.generation_benchmark import compare_speculation
-from ..decoding.gpu_machine import GpuCeilings
-from ..decoding.machine import CeilingProbe, Ceilings, measure_ceilings
 from ..decoding.model_step import DecodeModel
-from ..decoding.peers import LLAMA_PEERS, Peer, generate_with_peer, peer_model
 from ..decoding.sampling import GREEDY
+from ..decoding.speculative import PromptLookup, SpeculativeEngine
 from ..decoding.whole_model_cost import Placement, step_cost
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
 from .attention import CACHE_SHARE, DTYPES, free_memory, last_level_cache_bytes
+from .ceilings import CeilingProbe, Ceilings, measure_ceilings
 from .gpu import PEAK_NAMES, OnGpu
+from .gpu_machine import GpuCeilings
+from .peers import LLAMA_PEERS, Peer, generate_with_peer, peer_model
 
 OURS, SPECULATIVE = "rl-exp", "rl-exp speculative"
 PEER_NAMES = {  # what tables and rows call transformers' ways to generate
@@ -364,46 +364,75 @@ def measure_speculation(
     try:
         for setting in settings:
             progress(f"speculation {setting.mechanism} batch {setting.batch} context {setting.context}")
-            row = setting.labels() | {"system": SPECULATIVE}
             torch.set_num_threads(setting.threads or before)
+            row = setting.labels() | {"system": SPECULATIVE}
             try:
                 weights = weight_dtype(on_gpu, setting.dtype)
                 model = model_on(on_gpu, model_of(setting.mechanism), weights)
                 generator = torch.Generator().manual_seed(seed)
-                phrase = torch.randint(
-                    0, model.config.vocab_size, (setting.batch, repeated_tokens), generator=generator
-                )
-                repeats = -(-setting.context // repeated_tokens)
-                prompts = phrase.repeat(1, repeats)[:, : setting.context].tolist()
-                found = compare_speculation(
-                    model.config.attention,
+                size = (setting.batch, repeated_tokens)
+                phrase = torch.randint(0, model.config.vocab_size, size, generator=generator)
+                prompts = phrase.repeat(1, -(-setting.context // repeated_tokens))[:, : setting.context].tolist()
+                row |= compare_speculation(
+                    model,
+                    prompts,
                     new_tokens=setting.new_tokens,
-                    draft_length=draft_tokens,
+                    draft_tokens=draft_tokens,
                     rounds=rounds,
-                    model=model,
-                    prompts=prompts,
                     kernel=setting.kernel,
                     dtype=weights,
                 )
-            except Exception as error:
-                rows.append(row | {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
-                continue
-            rows.append(
-                row
-                | {
-                    "status": "measured",
-                    "tokens_per_second": found.speculative_tokens_per_second,
-                    "plain_tokens_per_second": found.plain_tokens_per_second,
-                    "accepted_length": found.tokens_per_step - 1,
-                    "acceptance_rate": found.acceptance_rate,
-                    "speed_up": found.speed_up,
-                    "same_text": found.same_text,
-                    "load_average": os.getloadavg()[0],
-                }
-            )
+            except Exception as error:  # one cell's failure is its row
+                row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+            rows.append(row)
     finally:
         torch.set_num_threads(before)
     return rows
+
+
+def compare_speculation(
+    model: RlExpForCausalLM,
+    prompts: Sequence[Sequence[int]],
+    *,
+    new_tokens: int,
+    draft_tokens: int,
+    rounds: int,
+    kernel: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """The columns of one cell: greedy decoding with and without prompt lookup; rounds of both alternate.
+
+    Times are of decoding alone, without reading the prompts; `dtype` is that of weights and cache. With random weights
+    texts soon repeat themselves, so that the acceptance says little about language.
+    """
+    size: dict[str, Any] = {"batch_size": len(prompts), "max_length": max(map(len, prompts)) + new_tokens}
+    size |= {"weight_dtype": dtype, "cache_dtype": dtype, "kernel": kernel}
+    plain = DecodeEngine(model, **size)
+    speculative = SpeculativeEngine(model, proposer=PromptLookup(), draft_length=draft_tokens, **size)
+    seconds: dict[DecodeEngine, list[float]] = {plain: [], speculative: []}
+    texts: dict[DecodeEngine, list[tuple[int, ...]]] = {}
+    for _ in range(rounds + 1):  # the first round warms up
+        for engine, times in seconds.items():
+            for prompt in prompts:
+                engine.submit(Request(prompt, max_new_tokens=new_tokens, sampling=GREEDY))
+            completions = list(engine.step().completions)  # the prompts
+            started = time.perf_counter()
+            while not engine.finished:
+                completions.extend(engine.step().completions)
+            times.append(time.perf_counter() - started)
+            texts[engine] = [completion.tokens for completion in sorted(completions, key=lambda c: c.request_id)]
+    tokens = len(prompts) * (new_tokens - 1)
+    plain_seconds, speculative_seconds = (float(np.median(times[1:])) for times in seconds.values())
+    return {
+        "status": "measured",
+        "tokens_per_second": tokens / speculative_seconds,
+        "plain_tokens_per_second": tokens / plain_seconds,
+        "accepted_length": speculative.tokens_per_step - 1,
+        "acceptance_rate": speculative.acceptance_rate,
+        "speed_up": plain_seconds / speculative_seconds,
+        "same_text": texts[plain] == texts[speculative],
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def _quartiles(seconds: Sequence[float]) -> tuple[float, float, float]:

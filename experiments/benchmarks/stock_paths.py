@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from ..decoding.cache import CacheLayer
+from ..decoding.reference import cached_rows, keys_and_values
 from ..models.shapes import AttentionShape
-from .cache import CacheLayer
-from .reference import cached_rows, keys_and_values
 
 STOCK_PATHS = ("sdpa", "flex", "matmul_query_key", "matmul_key_query")
 
