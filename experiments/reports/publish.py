@@ -23,7 +23,6 @@ KEPT = (
     "results.json",
     "summary.json",
     "figures/*.png",
-    "figures/*.svg",
     "figures/captions.json",
     "samples.txt",
 )

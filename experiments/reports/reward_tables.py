@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.reports.tables import Column, name_column, rich_table
 from experiments.reward_metrics.properties import ERROR_CATEGORIES, label_of
 
 Row = dict[str, Any]
@@ -30,51 +30,47 @@ ACCURACIES_SHOWN = (
 
 def properties_table(rows: Sequence[Row]) -> Table:
     """Variance and accuracies of the good-teacher paper."""
-    table = _table(
-        "reward models for this policy",
-        "95 % bootstrap intervals over prompts; covariance: of proxy with ground truth within prompts, both normalised",
-        rows,
-    )
     shown = [name for name in PROPERTIES_SHOWN if any(row.get(name) is not None for row in rows)]
-    for name in shown:
-        table.add_column(label_of(name).replace(" ", "\n"), justify="right")
-    for row in rows:
-        table.add_row(*_names(row, rows), *(_cell(row, name) for name in shown))
-    return table
+    return rich_table(
+        [*_names(rows), *(_property(name, label_of(name).replace(" ", "\n")) for name in shown)],
+        rows,
+        title="reward models for this policy",
+        caption="95 % bootstrap intervals over prompts; covariance: of proxy with ground truth within prompts, both "
+        "normalised",
+        gap=0,
+    )
 
 
 def accuracies_table(rows: Sequence[Row]) -> Table:
     """The harm-aware accuracies of the imperfect-rewards paper, over pairs and the best output against the rest."""
-    table = _table(
-        "harm-aware accuracies",
-        "pairs of the policy's samples; 1 vs many: its best sample against all worse ones",
+    headings = {
+        name: label_of(name).replace("1-vs-many ", "1 vs many\n").replace("/len", "\nper token")
+        for name in (*ACCURACIES_SHOWN, "one_vs_many_harm_aware_accuracy")
+    }
+    return rich_table(
+        [*_names(rows), *(_property(name, heading) for name, heading in headings.items())],
         rows,
+        title="harm-aware accuracies",
+        caption="pairs of the policy's samples; 1 vs many: its best sample against all worse ones",
+        gap=0,
     )
-    columns = [*ACCURACIES_SHOWN, "one_vs_many_harm_aware_accuracy"]
-    for name in columns:
-        table.add_column(
-            label_of(name).replace("1-vs-many ", "1 vs many\n").replace("/len", "\nper token"), justify="right"
-        )
-    for row in rows:
-        table.add_row(*_names(row, rows), *(_cell(row, name) for name in columns))
-    return table
 
 
 def errors_table(rows: Sequence[Row]) -> Table:
     """Shares of the policy's samples by what their reward error does."""
-    table = _table(
-        "reward errors of the policy's samples, in per cent",
-        "categories of the imperfect-rewards paper on the empirical distribution of each prompt's samples",
+    headings = {"zero_variance_share": "prompts\nwithout\nvariance"}
+    for name, label in ERROR_CATEGORIES.items():
+        headings[f"error_{name}"] = label.replace(": ", "\n").replace(" ", "\n")
+    return rich_table(
+        [
+            *_names(rows),
+            *(Column[Row](text, name, "{:.0f}", scale=100, missing="-") for name, text in headings.items()),
+        ],
         rows,
+        title="reward errors of the policy's samples, in per cent",
+        caption="categories of the imperfect-rewards paper on the empirical distribution of each prompt's samples",
+        gap=0,
     )
-    table.add_column("prompts\nwithout\nvariance", justify="right")
-    for label in ERROR_CATEGORIES.values():
-        table.add_column(label.replace(": ", "\n").replace(" ", "\n"), justify="right")
-    for row in rows:
-        names = ("zero_variance_share", *(f"error_{name}" for name in ERROR_CATEGORIES))
-        shares = (row.get(name) for name in names)
-        table.add_row(*_names(row, rows), *("-" if share is None else f"{100 * share:.0f}" for share in shares))
-    return table
 
 
 def effective_line(rows: Sequence[Row]) -> str:
@@ -90,33 +86,26 @@ def effective_line(rows: Sequence[Row]) -> str:
     )
 
 
-def _table(title: str, caption: str, rows: Sequence[Row]) -> Table:
-    table = Table(
-        title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
-        padding=0,
-    )  # fmt: skip
-    if _several_policies(rows):
-        table.add_column("policy", overflow="fold")
-    longest = max(len(str(row["reward_model"])) for row in rows)
-    table.add_column("reward model", overflow="fold", min_width=min(longest, 20))
-    return table
+def _names(rows: Sequence[Row]) -> list[Column[Row]]:
+    """The reward model, and the policy where there are several."""
+    names = (str(row["reward_model"]) for row in rows)
+    models: Column[Row] = name_column("reward model", names, lambda row: str(row["reward_model"]))
+    if len({row.get("run_id") for row in rows}) == 1:
+        return [models]
+    return [Column("policy", lambda row: escape(str(row["policy"])), left=True, fold=True), models]
 
 
-def _several_policies(rows: Sequence[Row]) -> bool:
-    return len({row.get("run_id") for row in rows}) > 1
+def _property(name: str, heading: str) -> Column[Row]:
+    """A number with its interval below it."""
 
+    def cell(row: Row) -> str:
+        value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+        if value is None:
+            return "-"
+        interval = "" if low is None or high is None else f"\n[dim]\\[{_short(low)},{_short(high)}][/]"
+        return f"{value:.3f}{interval}"
 
-def _names(row: Row, rows: Sequence[Row]) -> list[str]:
-    policy = [escape(str(row["policy"]))] if _several_policies(rows) else []
-    return [*policy, escape(str(row["reward_model"]))]
-
-
-def _cell(row: Row, name: str) -> str:
-    value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
-    if value is None:
-        return "-"
-    interval = "" if low is None or high is None else f"\n[dim]\\[{_short(low)},{_short(high)}][/]"
-    return f"{value:.3f}{interval}"
+    return Column(heading, cell)
 
 
 def _short(value: float) -> str:

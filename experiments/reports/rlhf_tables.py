@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from rich import box
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from experiments.reports.claims import VERDICT_COLOURS
 from experiments.reports.rlhf_effects import last_kl_point, steps_of
 from experiments.reports.rlhf_increases import Outcome, Point, mean_increase
-from experiments.reports.rlhf_runs import Setting
+from experiments.reports.rlhf_runs import Arm, Setting
+from experiments.reports.tables import Column, name_column, rich_table
 from experiments.reward_metrics.correlations import Interval
 from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
 from experiments.reward_metrics.statements import Statement
@@ -27,33 +29,30 @@ SHOWN_PROPERTIES = (*CHIEF_PROPERTIES, "covariance_with_ground_truth")
 def arms_table(setting: Setting) -> Table:
     """One row per arm: what it was before training, and how far the ground truth and the proxy rose."""
     steps = steps_of(setting)
-    points, ends = [steps[0], steps[-1]], steps[-1]
+    end = steps[-1]
     numbers = sorted({len(arm.runs) for arm in setting.arms})
     seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    table = _table(
-        f"reward models as teachers{_beside(setting)}",
-        f"increases of ground truth and proxy: mean of {seeds} seed{'' if seeds == '1' else 's'} ± half of Student's "
-        "95 % interval; proxy in std of its initial scores; accuracy: on-policy",
+
+    def property_column(name: str, label: str) -> Column[Arm]:
+        return Column(f"\n{label}", lambda arm: _number(arm.property_value(name)))
+
+    def increase_column(heading: str, outcome: Outcome, point: Point) -> Column[Arm]:
+        return Column(f"{heading}\n{point.label}", lambda arm: _with_spread(mean_increase(arm, outcome, point)))
+
+    return rich_table(
+        [
+            name_column("reward model", (arm.label for arm in setting.arms), lambda arm: arm.label),
+            *(property_column(name, label) for name, label in ARM_PROPERTIES.items()),
+            *(increase_column("truth", Outcome.ground_truth, point) for point in (steps[0], end)),
+            increase_column("proxy", Outcome.proxy, end),
+            Column("\nKL", lambda arm: _number(statistics.fmean(float(run.probe.kl[-1]) for run in arm.runs), 2)),
+        ],
+        sorted(setting.arms, key=lambda arm: -_or_low(mean_increase(arm, Outcome.ground_truth, end).value)),
+        title=f"reward models as teachers{_beside(setting)}",
+        caption=f"increases of ground truth and proxy: mean of {seeds} seed{'' if seeds == '1' else 's'} ± half of "
+        "Student's 95 % interval; proxy in std of its initial scores; accuracy: on-policy",
+        gap=0,
     )
-    longest = max(len(arm.label) for arm in setting.arms)
-    table.add_column("reward model", overflow="fold", min_width=min(longest, 20))
-    for label in ARM_PROPERTIES.values():
-        table.add_column(f"\n{label}", justify="right")
-    for point in points:
-        table.add_column(f"truth\n{point.label}", justify="right")
-    table.add_column(f"proxy\n{ends.label}", justify="right")
-    table.add_column("\nKL", justify="right")
-    order = sorted(setting.arms, key=lambda arm: -_or_low(mean_increase(arm, Outcome.ground_truth, ends).value))
-    for arm in order:
-        kl = sum(float(run.probe.kl[-1]) for run in arm.runs) / len(arm.runs)
-        table.add_row(
-            escape(arm.label),
-            *(_number(arm.property_value(name)) for name in ARM_PROPERTIES),
-            *(_with_spread(mean_increase(arm, Outcome.ground_truth, point)) for point in points),
-            _with_spread(mean_increase(arm, Outcome.proxy, ends)),
-            _number(kl, 2),
-        )
-    return table
 
 
 def correlation_table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table | None:
@@ -61,57 +60,49 @@ def correlation_table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table
     rows = [row for row in rows if row["setting"] == setting.label and row["method"] == "pearson"]
     if not rows:
         return None
-    columns = _shown_columns(setting)
+    found = {(row["property"], row["increase_of"], row["point"]): row for row in rows}
+
+    def column(outcome: Outcome, point: Point) -> Column[str]:
+        return Column(
+            f"{outcome.words.removeprefix('ground ')}\n{point.label}",
+            lambda name: _coefficient(found.get((name, outcome.value, point.name))),
+        )
+
     n = max(row["reward_models"] for row in rows)
-    table = _table(
-        f"correlation with the increase of rewards, over {n} reward models{_beside(setting)}",
-        "Pearson's r, 95 % bootstrap interval over reward models (from 6 on), permutation p (not corrected for their "
-        "number)",
+    return rich_table(
+        [
+            Column("property\nbefore training", label_of, left=True, fold=True, min_width=19),
+            *(column(outcome, point) for outcome, point in _shown_columns(setting)),
+        ],
+        [name for name in SHOWN_PROPERTIES if any(row["property"] == name for row in rows)],
+        title=f"correlation with the increase of rewards, over {n} reward models{_beside(setting)}",
+        caption="Pearson's r, 95 % bootstrap interval over reward models (from 6 on), permutation p (not corrected for "
+        "their number)",
+        ruled=True,
+        gap=0,
     )
-    table.add_column("property\nbefore training", overflow="fold", min_width=19)
-    for outcome, point in columns:
-        table.add_column(f"{outcome.words.removeprefix('ground ')}\n{point.label}", justify="right")
-    known = list(dict.fromkeys(row["property"] for row in rows))
-    shown = [name for name in SHOWN_PROPERTIES if name in known]
-    for name in shown:
-        cells = [
-            _coefficient(
-                next(
-                    (
-                        row
-                        for row in rows
-                        if (row["property"], row["increase_of"], row["point"]) == (name, outcome.value, point.name)
-                    ),
-                    None,
-                )
-            )
-            for outcome, point in columns
-        ]
-        table.add_row(label_of(name), *cells, end_section=True)
-    return table
 
 
 def statements_table(statements: Sequence[Statement]) -> Table:
     """Statements of the papers with their verdicts."""
-    table = Table(
-        "verdict",
-        "statement, source, and what was measured",
-        "effect\n[95 % interval]",
-        Column("n", justify="right"),
-        show_lines=True,
+
+    def verdict(item: Statement) -> Text:
+        return Text(str(item.verdict), style=VERDICT_COLOURS[str(item.verdict)])
+
+    def description(item: Statement) -> Text:
+        return Text.assemble(item.statement, ("\n" + item.source, "dim"), "\n" + item.measured)
+
+    return rich_table(
+        [
+            Column("verdict", verdict, left=True),
+            Column("statement, source, and what was measured", description, left=True),
+            Column("effect\n[95 % interval]", lambda item: Text(_effect(item.effect)), left=True),
+            Column("n", lambda item: item.effect.n),
+        ],
+        statements,
+        ruled=True,
+        frame=box.HEAVY_HEAD,
     )
-    for item in statements:
-        verdict = Text(str(item.verdict), style=VERDICT_COLOURS[str(item.verdict)])
-        what = Text.assemble(item.statement, ("\n" + item.source, "dim"), "\n" + item.measured)
-        table.add_row(verdict, what, Text(_effect(item.effect)), str(item.effect.n))
-    return table
-
-
-def _table(title: str, caption: str) -> Table:
-    return Table(
-        title=escape(title), caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
-        padding=0,
-    )  # fmt: skip
 
 
 def _beside(setting: Setting) -> str:

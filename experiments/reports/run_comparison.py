@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
 from experiments.reports.run_records import RunRecord, arm_settings, finite_number, read_record, run_directories, shown
+from experiments.reports.tables import Column, rich_table
 from experiments.reward_metrics.correlations import Interval, mean_interval, student_interval
 from experiments.runs.files import finite, read_json
 from experiments.runs.run import RunState
@@ -302,28 +302,39 @@ def comparison_document(arms: Sequence[ComparedArm], rows: Sequence[MetricRow], 
     )
 
 
+Line = tuple[ComparedArm, Interval, Contrast | None]  # of the table of one metric
+
+
 def comparison_table(arms: Sequence[ComparedArm], row: MetricRow) -> Table:
     """One metric: arms below each other, the tests named beneath."""
     tests = list(dict.fromkeys(item.test for item in row.contrasts if item is not None))
     several = len(tests) > 1
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=escape(row.metric), title_justify="left")
-    table.caption = "; ".join(f"{number}: {text}" if several else text for number, text in enumerate(tests, start=1))
-    table.caption_justify = "left"
-    table.add_column("arm", overflow="fold")
-    table.add_column("mean", justify="right")
-    table.add_column("95 % interval", justify="right")
-    table.add_column("n", justify="right")
-    table.add_column("minus first", justify="right")
-    table.add_column("p (Holm)", justify="right")
-    for arm, interval, item in zip(arms, row.intervals, row.contrasts, strict=True):
-        cells = [escape(arm.label), _number(interval.value), _span(interval, _number), str(interval.n)]
-        if item is not None:
-            clear = math.isfinite(item.corrected_p) and item.corrected_p <= 0.05
-            p = f"[bold]{_p(item.corrected_p)}[/]" if clear else _p(item.corrected_p)
-            mark = f" ({tests.index(item.test) + 1})" if several else ""
-            cells += [f"{_signed(item.difference.value)} {_span(item.difference, _signed)}".strip(), p + mark]
-        table.add_row(*cells)
-    return table
+
+    def difference(line: Line) -> str | None:
+        item = line[2]
+        return None if item is None else f"{_signed(item.difference.value)} {_span(item.difference, _signed)}".strip()
+
+    def p_value(line: Line) -> str | None:
+        item = line[2]
+        if item is None:
+            return None
+        clear = math.isfinite(item.corrected_p) and item.corrected_p <= 0.05
+        p = f"[bold]{_p(item.corrected_p)}[/]" if clear else _p(item.corrected_p)
+        return p + (f" ({tests.index(item.test) + 1})" if several else "")
+
+    return rich_table(
+        [
+            Column[Line]("arm", lambda line: escape(line[0].label), left=True, fold=True),
+            Column("mean", lambda line: _number(line[1].value)),
+            Column("95 % interval", lambda line: _span(line[1], _number)),
+            Column("n", lambda line: line[1].n),
+            Column("minus first", difference),
+            Column("p (Holm)", p_value),
+        ],
+        zip(arms, row.intervals, row.contrasts, strict=True),
+        title=row.metric,
+        caption="; ".join(f"{number}: {text}" if several else text for number, text in enumerate(tests, start=1)),
+    )
 
 
 def _span(interval: Interval, form: Callable[[float], str]) -> str:

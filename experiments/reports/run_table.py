@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from experiments.reports.run_records import EMPTY, STALE, STATES, UNREADABLE, RunRecord, printable, shown
+from experiments.reports.tables import Column, rich_table
 
 STATE_COLOURS = {
     "finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", STALE: "yellow",
@@ -75,32 +75,37 @@ def _sorted(records: Sequence[RunRecord], value: Any, reverse: bool) -> list[Run
 
 def runs_table(records: Sequence[RunRecord]) -> Table:
     """One row per run: identity, state, age, what is special about it, and the numbers that it is known by."""
+    experiment = Column[RunRecord](
+        "experiment", lambda record: escape(printable(record.experiment)), left=True, fold=True
+    )
     several = len({record.experiment for record in records}) > 1
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    table.title = f"{len(records)} run{'' if len(records) == 1 else 's'}"
-    table.add_column("run", no_wrap=True)
-    if several:
-        table.add_column("experiment", overflow="fold")
-    table.add_column("status", no_wrap=True)
-    table.add_column("age", justify="right", no_wrap=True)
-    table.add_column("what differs from the defaults; results", overflow="fold", ratio=1)
-    for record in records:
-        what = "  ".join(f"{_short_key(key)}={shown(value)}" for key, value in record.differences.items())
-        lines = [
-            f"[cyan]{escape(printable(what))}[/]"
-            if what
-            else "[dim]all defaults[/]"
-            if record.settings and record.differences_known
-            else ""
-        ]
-        results = " · ".join(f"{_short_name(name)} {shown(v)}" for name, v in record.headlines.items())
-        lines.append(escape(printable(results)))
-        lines.append(f"[dim]{escape(printable(record.problem))}[/]" if record.problem else "")
-        colour = STATE_COLOURS.get(record.state, "red")
-        cells = [escape(printable(record.id)), *([escape(printable(record.experiment))] if several else [])]
-        text = "\n".join(line for line in lines if line)
-        table.add_row(*cells, f"[{colour}]{escape(printable(record.state))}[/]", age_of(record.age), text)
-    return table
+    return rich_table(
+        [
+            Column("run", lambda record: escape(printable(record.id)), left=True, no_wrap=True),
+            *([experiment] if several else []),
+            Column("status", _state, left=True, no_wrap=True),
+            Column("age", lambda record: age_of(record.age), no_wrap=True),
+            Column("what differs from the defaults; results", _description, left=True, fold=True, ratio=1),
+        ],
+        records,
+        title=f"{len(records)} run{'' if len(records) == 1 else 's'}",
+    )
+
+
+def _state(record: RunRecord) -> str:
+    return f"[{STATE_COLOURS.get(record.state, 'red')}]{escape(printable(record.state))}[/]"
+
+
+def _description(record: RunRecord) -> str:
+    """What differs from the defaults, the results, and what is wrong, a line each."""
+    differences = "  ".join(f"{_short_key(key)}={shown(value)}" for key, value in record.differences.items())
+    results = " · ".join(f"{_short_name(name)} {shown(value)}" for name, value in record.headlines.items())
+    if differences:
+        first = f"[cyan]{escape(printable(differences))}[/]"
+    else:
+        first = "[dim]all defaults[/]" if record.settings and record.differences_known else ""
+    problem = f"[dim]{escape(printable(record.problem))}[/]" if record.problem else ""
+    return "\n".join(line for line in (first, escape(printable(results)), problem) if line)
 
 
 def age_of(seconds: float | None) -> str:

@@ -15,11 +15,12 @@ import json
 import statistics
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from experiments.reports.tables import Column, rich_table
 from experiments.reports.train_comparison import gather_arms
 from experiments.runs.files import read_json
 
@@ -41,25 +42,33 @@ def held_out_curve(run: Path, held_out_set: str) -> list[tuple[int, float]]:
 
 def time_to_target(runs: list[Path], held_out_set: str, target: float) -> Table:
     """One row per arm: how many seeds reached the target, tokens, seconds, and the final loss."""
-    table = Table(title=f"until the loss on {held_out_set} is {target} nats per token", title_justify="left")
-    table.box = box.SIMPLE_HEAD
-    for column in ("arm", "reached", "tokens", "seconds", "final loss"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+    rows = []
     for arm in gather_arms(runs):
         curves = [held_out_curve(run, held_out_set) for run in arm.runs]
-        tokens = [tokens_to_loss(curve, target) for curve in curves]
-        speeds = [summary["tokens_per_second"] for summary in arm.summaries]
-        reached = [(t, t / speed) for t, speed in zip(tokens, speeds, strict=True) if t is not None]
+        reached = [
+            (tokens, tokens / summary["tokens_per_second"])
+            for curve, summary in zip(curves, arm.summaries, strict=True)
+            if (tokens := tokens_to_loss(curve, target)) is not None
+        ]
         finals = [curve[-1][1] for curve in curves]
         spread = f" ± {statistics.stdev(finals):.3f}" if len(finals) > 1 else ""
-        table.add_row(
-            arm.label,
-            f"{len(reached)} of {len(curves)}",
-            f"{statistics.fmean(t for t, _ in reached):,.0f}" if reached else "-",
-            f"{statistics.fmean(s for _, s in reached):,.1f}" if reached else "-",
-            f"{statistics.fmean(finals):.3f}{spread}",
+        rows.append(
+            {
+                "arm": arm.label,
+                "reached": f"{len(reached)} of {len(curves)}",
+                "tokens": statistics.fmean(tokens for tokens, _ in reached) if reached else None,
+                "seconds": statistics.fmean(seconds for _, seconds in reached) if reached else None,
+                "final loss": f"{statistics.fmean(finals):.3f}{spread}",
+            }
         )
-    return table
+    columns: list[Column[dict[str, Any]]] = [
+        Column("arm", "arm", left=True),
+        Column("reached", "reached"),
+        Column("tokens", "tokens", "{:,.0f}", missing="-"),
+        Column("seconds", "seconds", "{:,.1f}", missing="-"),
+        Column("final loss", "final loss"),
+    ]
+    return rich_table(columns, rows, title=f"until the loss on {held_out_set} is {target} nats per token")
 
 
 def main() -> None:
