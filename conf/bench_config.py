@@ -7,11 +7,11 @@ import os
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
 from conf.bench_kernels import STOCK, BenchKernel, devices_of, usual_kernels
+from conf.limits import limited, shown
 from conf.plan_config import PlanConfig
 from conf.run_config import Device, RunConfig
 from conf.train_config import AttentionConfig, ModelConfig, TrainConfig
@@ -81,71 +81,42 @@ class LengthDistribution(Enum):
 class GridConfig:
     """What is measured: every combination of the lists is one cell."""
 
-    mechanism: list[str] = field(default_factory=lambda: ["mha", "gqa", "gta", "mla", "gla"])
-    batch: list[int] = field(default_factory=lambda: [8])
-    context: list[int] = field(default_factory=lambda: [4096])
-    query_length: list[int] = field(default_factory=lambda: [1])
-    dtype: list[StorageDtype] = field(default_factory=lambda: [StorageDtype.fp32])
-    page_size: list[int | None] = field(default_factory=lambda: [None])  # null: contiguous
-    threads: list[int | None] = field(default_factory=lambda: [None])  # null: the command's `threads`
-    kernel: list[BenchKernel] | None = None  # null: ours for the device, for one layer with torch's products beside it
+    mechanism: list[str] = limited(["mha", "gqa", "gta", "mla", "gla"], items=1, distinct=True)
+    batch: list[int] = limited([8], at_least=1, items=1, distinct=True)
+    context: list[int] = limited([4096], at_least=1, items=1, distinct=True)
+    query_length: list[int] = limited([1], at_least=1, items=1, distinct=True)
+    dtype: list[StorageDtype] = limited([StorageDtype.fp32], items=1, distinct=True)
+    page_size: list[int | None] = limited(
+        [None], at_least=1, at_most=LARGEST_PAGE, items=1, distinct=True, fix="or null for a contiguous cache"
+    )
+    # null: the command's `threads`
+    threads: list[int | None] = limited([None], at_least=1, items=1, distinct=True)
+    # null: ours for the device, for one layer with torch's products beside it
+    kernel: list[BenchKernel] | None = limited(None, items=1, distinct=True)
     policy: str | None = None  # generate, serving: a trained run's model folder instead of random weights
-    rounds: int = 15  # visits to every cell, each round in a new random order
-    cell_seconds: float = 2.0  # a slow cell gets fewer rounds (at least 3), so that one does not eat the whole time
-    memory_share: float = 0.8  # of the free memory that one cell may take
-    tensor_parallel: list[int] = field(default_factory=lambda: [1, 2, 4, 8])  # of the table of bytes per device
+    rounds: int = limited(15, at_least=1)  # visits to every cell, each round in a new random order
+    # a slow cell gets fewer rounds (at least 3), so that one does not eat the whole time
+    cell_seconds: float = limited(2.0, above=0)
+    memory_share: float = limited(0.8, above=0, at_most=1)  # of the free memory that one cell may take
+    # of the table of bytes per device
+    tensor_parallel: list[int] = limited([1, 2, 4, 8], at_least=1, items=1, distinct=True)
 
     def __post_init__(self) -> None:
-        for name in (
-            *("mechanism", "batch", "context", "query_length", "dtype", "page_size"),
-            *("threads", "kernel", "tensor_parallel"),
-        ):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            if not values:
-                raise ValueError(f"bench.{name} is empty: name at least one value, such as bench.{name}=[...]")
-            if len(values) != len(set(values)):
-                raise ValueError(f"bench.{name}={_shown(values)} names a value twice")
-        for name in ("batch", "context", "query_length", "threads", "tensor_parallel"):
-            for value in getattr(self, name):
-                if value is not None and value < 1:
-                    raise ValueError(f"bench.{name}={_shown(getattr(self, name))} is impossible: use 1 or more")
-        for size in self.page_size:
-            if size is not None and not 1 <= size <= LARGEST_PAGE:
-                raise ValueError(
-                    f"bench.page_size={_shown(self.page_size)} is impossible: use 1 to {LARGEST_PAGE}, or null for a "
-                    "contiguous cache"
-                )
         for name in self.mechanism:
             named_mechanism(name)
-        if self.rounds < 1:
-            raise ValueError(f"bench.rounds={self.rounds} is impossible: use 1 or more")
-        if self.cell_seconds <= 0:
-            raise ValueError(f"bench.cell_seconds={self.cell_seconds} is impossible: it must be positive")
-        if not 0 < self.memory_share <= 1:
-            raise ValueError(f"bench.memory_share={self.memory_share} is impossible: it must be in (0, 1]")
 
 
 @dataclass
 class GenerateConfig:
     """Whole-model decoding."""
 
-    new_tokens: int = 32
-    vocabulary_size: int = 4096  # of a model with random weights
-    peers: list[GenerationPeer] = field(default_factory=list)  # also transformers' own generate on the same weights
+    new_tokens: int = limited(32, at_least=1)
+    vocabulary_size: int = limited(4096, at_least=1)  # of a model with random weights
+    peers: list[GenerationPeer] = limited([], distinct=True)  # also transformers' own generate on the same weights
     speculative: bool = False  # also prompt-lookup speculation, whose greedy text must be the same
-    draft_tokens: int = 4  # proposed per step
-    repeated_tokens: int = (
-        16  # speculation: prompts repeat a phrase of this length, so that there is something to look up
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("new_tokens", "vocabulary_size", "draft_tokens", "repeated_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"generate.{name}={getattr(self, name)} is impossible: it must be at least 1")
-        if len(self.peers) != len(set(self.peers)):
-            raise ValueError(f"generate.peers={_shown(self.peers)} names a peer twice")
+    draft_tokens: int = limited(4, at_least=1)  # proposed per step
+    # speculation: prompts repeat a phrase of this length, so that there is something to look up
+    repeated_tokens: int = limited(16, at_least=1)
 
 
 @dataclass
@@ -153,38 +124,28 @@ class LengthConfig:
     """A distribution of lengths. `spread` is its standard deviation over its mean; `fixed` has none."""
 
     distribution: LengthDistribution = LengthDistribution.lognormal
-    mean: int = 64
-    spread: float = 0.5
-    longest: int = 256  # longer draws are cut
+    mean: int = limited(64, at_least=1)
+    spread: float = limited(0.5, at_least=0)
+    longest: int = limited(256, at_least=1)  # longer draws are cut
 
     def __post_init__(self) -> None:
-        if not 1 <= self.mean <= self.longest:
-            raise ValueError(f"mean={self.mean} is impossible: it must be in 1..longest={self.longest}")
-        if self.spread < 0:
-            raise ValueError(f"spread={self.spread} is impossible: it must be 0 or more")
+        if self.mean > self.longest:
+            raise ValueError(f"mean={self.mean}: must be at most longest={self.longest}")
 
 
 @dataclass
 class ServingConfig:
     """Requests that arrive while others are being served, and a cache that only holds so many."""
 
-    requests: int = 64
-    arrivals_per_second: float = 60.0  # Poisson
+    requests: int = limited(64, at_least=1)
+    arrivals_per_second: float = limited(60.0, above=0)  # Poisson
     prompt: LengthConfig = field(default_factory=LengthConfig)
     output: LengthConfig = field(default_factory=LengthConfig)
-    cache_megabytes: float = 16.0  # for all layers: what every mechanism gets, whatever a token costs it
-    largest_batch: int = 32
-    page_size: int = 16
-    vocabulary_size: int = 4096  # of a model with random weights
-
-    def __post_init__(self) -> None:
-        for name in ("requests", "arrivals_per_second", "cache_megabytes", "largest_batch", "vocabulary_size"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"serving.{name}={getattr(self, name)} is impossible: it must be positive")
-        if self.largest_batch > LARGEST_BATCH:
-            raise ValueError(f"serving.largest_batch={self.largest_batch} is impossible: use 1 to {LARGEST_BATCH}")
-        if not 1 <= self.page_size <= LARGEST_PAGE:
-            raise ValueError(f"serving.page_size={self.page_size} is impossible: use 1 to {LARGEST_PAGE}")
+    # for all layers: what every mechanism gets, whatever a token costs it
+    cache_megabytes: float = limited(16.0, above=0)
+    largest_batch: int = limited(32, at_least=1, at_most=LARGEST_BATCH)
+    page_size: int = limited(16, at_least=1, at_most=LARGEST_PAGE)
+    vocabulary_size: int = limited(4096, at_least=1)  # of a model with random weights
 
 
 @dataclass
@@ -210,15 +171,12 @@ class BenchConfig(RunConfig):
             self._refuse_other_parallel_runs()
         if self.whole_model and set(self.bench.kernel or []) & set(STOCK):
             raise ValueError(
-                f"bench.kernel={_shown(self.bench.kernel or [])} is impossible with mode={self.mode.value}: whole "
+                f"bench.kernel={shown(self.bench.kernel or [])} does not fit mode={self.mode.value}: whole "
                 "models decode with triton, cpu or reference (generate.peers=[own_dynamic] sets transformers beside)"
             )
         devices = self.devices()
         if devices == (Device.cuda,) and self.bench.threads != [None]:
-            raise ValueError(
-                f"bench.threads={_shown(self.bench.threads)} is impossible on a GPU: leave it at [null], or use "
-                "device=cpu"
-            )
+            raise ValueError(f"bench.threads={shown(self.bench.threads)}: must be [null] on a GPU (or use device=cpu)")
         if self.mode is BenchMode.attention:
             if self.bench.policy is not None:
                 raise ValueError("bench.policy needs a whole model: add mode=generate or mode=serving")
@@ -234,17 +192,13 @@ class BenchConfig(RunConfig):
 
     def _refuse_other_parallel_runs(self) -> None:
         if self.mode is not BenchMode.attention:
-            raise ValueError(f"parallel=tensor is impossible with mode={self.mode.value}: use mode=attention")
+            raise ValueError(f"parallel=tensor does not fit mode={self.mode.value}: use mode=attention")
         if self.bench.page_size != [None]:
-            raise ValueError(
-                "bench.page_size is impossible with parallel=tensor: its caches are contiguous, use [null]"
-            )
+            raise ValueError("bench.page_size: must be [null] with parallel=tensor, whose caches are contiguous")
         if self.device is Device.cuda:
-            raise ValueError("device=cuda is impossible with parallel=tensor, which is measured on processors: use cpu")
+            raise ValueError("device=cuda does not fit parallel=tensor, which is measured on CPUs: use device=cpu")
         if not set(self.bench.kernel or []) <= {BenchKernel.cpu, BenchKernel.reference}:
-            raise ValueError(
-                f"bench.kernel={_shown(self.bench.kernel or [])} is impossible with parallel=tensor: use [cpu]"
-            )
+            raise ValueError(f"bench.kernel={shown(self.bench.kernel or [])} does not fit parallel=tensor: use [cpu]")
 
     @property
     def whole_model(self) -> bool:
@@ -255,7 +209,7 @@ class BenchConfig(RunConfig):
         """Where the cells may be measured, a GPU first. Raises ValueError where device and kernels do not fit."""
         if self.mode is BenchMode.plan or self.parallel is Parallel.tensor:
             if self.device is Device.cuda:
-                raise ValueError("device=cuda is impossible with mode=plan, which measures nothing: see plan.device")
+                raise ValueError("device=cuda does not fit mode=plan, which measures nothing: see plan.device")
             return (Device.cpu,)
         wanted = self.device
         if wanted is Device.auto and self.bench.threads != [None]:
@@ -318,19 +272,19 @@ class BenchConfig(RunConfig):
             self.planned_shape(name)
         if self.plan.experts.dense_layers > self.model.layers:
             raise ValueError(
-                f"plan.experts.dense_layers={self.plan.experts.dense_layers} is impossible: the model has "
+                f"plan.experts.dense_layers={self.plan.experts.dense_layers}: must be at most "
                 f"model.layers={self.model.layers}"
             )
         if max(self.bench.query_length) > min(self.bench.context):
             raise ValueError(
-                f"bench.query_length={_shown(self.bench.query_length)} is impossible with "
-                f"bench.context={_shown(self.bench.context)}: a context holds the new tokens too"
+                f"bench.query_length={shown(self.bench.query_length)}: must be at most "
+                f"bench.context={shown(self.bench.context)}, which includes the new tokens"
             )
         for size in self.bench.tensor_parallel:
             if self.plan.devices is not None and self.plan.devices % size:
                 raise ValueError(
-                    f"bench.tensor_parallel={_shown(self.bench.tensor_parallel)} is impossible with "
-                    f"plan.devices={self.plan.devices}: every size must divide it"
+                    f"bench.tensor_parallel={shown(self.bench.tensor_parallel)}: every value must divide "
+                    f"plan.devices={self.plan.devices}"
                 )
 
     def _as_training(self, name: str) -> TrainConfig:
@@ -351,7 +305,7 @@ class BenchConfig(RunConfig):
         memory = physical_memory()
         if memory is not None and needed > memory:
             raise ValueError(
-                f"bench.context={_shown(self.bench.context)} with bench.batch={_shown(self.bench.batch)}: even the "
+                f"bench.context={shown(self.bench.context)} with bench.batch={shown(self.bench.batch)}: even the "
                 f"smallest cell ({name}) needs {needed / 1e9:,.0f} GB, this machine has {memory / 1e9:,.0f} GB: "
                 "use shorter contexts or smaller batches"
             )
@@ -369,9 +323,9 @@ def named_mechanism(name: str) -> tuple[AttentionMechanism, int | None]:
     if not dash:
         return mechanism, None
     if mechanism not in HEADS_FIELD:
-        raise ValueError(f"bench.mechanism: {name!r} is impossible: the cached heads of {word} are no choice")
+        raise ValueError(f"bench.mechanism: {name!r}: the number of cached heads of {word} is fixed: write {word}")
     if not number.isdigit() or int(number) < 1:
-        raise ValueError(f"bench.mechanism: {name!r} is impossible: write such as {word}-4")
+        raise ValueError(f"bench.mechanism: {name!r}: the part after the dash must be a number, such as {word}-4")
     return mechanism, int(number)
 
 
@@ -381,11 +335,6 @@ def physical_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
-
-
-def _shown(values: list[Any]) -> str:
-    texts = ("null" if value is None else str(getattr(value, "value", value)) for value in values)
-    return f"[{','.join(texts)}]"
 
 
 ConfigStore.instance().store(name="bench_schema", node=BenchConfig)

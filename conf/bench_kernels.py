@@ -50,6 +50,6 @@ def devices_of(kernels: Sequence[BenchKernel] | None, wanted: Device, *, whole_m
         names = ",".join(kernel.value for kernel in kernels)
         where = " or ".join(f"{', '.join(k.value for k in table[device])} on {device.value}" for device in allowed)
         raise ValueError(
-            f"bench.kernel=[{names}] is impossible with device={wanted.value}: use {where}, or null for the usual ones"
+            f"bench.kernel=[{names}] does not fit device={wanted.value}: use {where}, or null for the usual ones"
         )
     return devices

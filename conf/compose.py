@@ -7,7 +7,6 @@ was probably meant. Nothing here imports torch.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.commands import Command
 from conf.launchers import explain_missing_plugin, register_launcher_schemas
+from conf.limits import checked
 from conf.override_rules import UserError, check_values, first_line, parse, refuse_resolvers, short
 from experiments.runs.identity import flatten, run_id
 
@@ -105,10 +105,8 @@ def typed(command: Command, config: DictConfig) -> Any:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         check_values(plain(config))
         merged = OmegaConf.merge(schema, values)
-        for key, value in flatten(plain(config)).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key}={value} is impossible: use a finite number")
-        return OmegaConf.to_object(merged)
+        assert isinstance(merged, DictConfig)
+        return checked(merged)
     except OmegaConfBaseException as error:
         raise UserError(first_line(error)) from error
     except ValueError as error:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
+from conf.limits import checked, limited
 from conf.run_config import Device, RunConfig
 
 
@@ -34,47 +34,10 @@ class ExperimentConfig:
     name: str = MISSING
 
 
-def _positive(config: ExperimentConfig, *names: str) -> None:
+def _sort(config: ExperimentConfig, *names: str) -> None:
+    """Put axes of figures in ascending order."""
     for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"experiment.{name}={getattr(config, name)} is impossible: it must be positive")
-
-
-def _at_least(config: ExperimentConfig, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < least:
-            raise ValueError(f"experiment.{name}={getattr(config, name)} is impossible: it must be at least {least}")
-
-
-def _at_most(config: ExperimentConfig, most: int, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) > most:
-            raise ValueError(f"experiment.{name}={getattr(config, name)} is too many: {most:,} at most")
-
-
-def _within(config: ExperimentConfig, name: str, low: float, high: float) -> None:
-    values = getattr(config, name)
-    if not values or any(not low <= value <= high for value in values):
-        raise ValueError(f"experiment.{name}={values} is impossible: give numbers from {low} to {high}, at least one")
-    _ascending(config, name)
-
-
-def _probabilities(config: ExperimentConfig, name: str, below: float) -> None:
-    values = getattr(config, name)
-    if not values or any(not LEAST_PROBABILITY <= value < below for value in values):
-        raise ValueError(
-            f"experiment.{name}={values} is impossible: give probabilities from {LEAST_PROBABILITY:g} to "
-            f"below {below:g}"
-        )
-    _ascending(config, name)
-
-
-def _ascending(config: ExperimentConfig, name: str) -> None:
-    """Sorted, as axes of figures must be; a number given twice would be trained and counted twice."""
-    values = getattr(config, name)
-    if len(set(values)) < len(values):
-        raise ValueError(f"experiment.{name}={values} names a number twice: give every number once")
-    setattr(config, name, sorted(values))
+        setattr(config, name, sorted(getattr(config, name)))
 
 
 @dataclass
@@ -83,15 +46,16 @@ class ImperfectRewardsConfig(ExperimentConfig):
 
     name: str = "imperfect_rewards"
     plan: Plan = Plan.exact
-    optimum_probabilities: list[float] = field(default_factory=lambda: [0.05, 0.10, 0.15])  # of y*, initially
-    steps: int = 50_000
-    learning_rate: float = 0.1
-    seeds: int = 200  # of the sampled plan
+    # of y*, initially; the mediocre output has the other half
+    optimum_probabilities: list[float] = limited(
+        [0.05, 0.10, 0.15], at_least=LEAST_PROBABILITY, below=0.5, items=1, distinct=True
+    )
+    steps: int = limited(50_000, at_least=1)
+    learning_rate: float = limited(0.1, above=0)
+    seeds: int = limited(200, at_least=1, at_most=10_000)  # of the sampled plan
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "learning_rate", "seeds")
-        _at_most(self, 10_000, "seeds")
-        _probabilities(self, "optimum_probabilities", below=0.5)  # the mediocre output has the other half
+        _sort(self, "optimum_probabilities")
         if self.plan is Plan.features and len(self.optimum_probabilities) > 1:
             raise ValueError(
                 f"experiment.optimum_probabilities={self.optimum_probabilities}: the feature plan takes one of them"
@@ -103,28 +67,27 @@ class PhaseDiagramConfig(ExperimentConfig):
     """Hitting times over initial probability, mediocre reward, feature angle and training reward; exponents."""
 
     name: str = "phase_diagram"
-    probability_points: int = 21
-    lowest_probability: float = 1e-4
-    highest_probability: float = 0.3
-    mediocre_rewards: list[float] = field(default_factory=lambda: [-0.9, -0.6, -0.3, 0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9])
-    angles: list[float] = field(default_factory=lambda: [-60.0, -45.0, -30.0, -15.0, 0.0, 15.0, 30.0, 45.0, 60.0])
-    optimum_feature_norm: float = 1.5
-    longest_time: float = 1e7
-    scaling_seeds: int = 20
-    scaling_bad_outputs: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
+    probability_points: int = limited(21, at_least=2, at_most=1000)
+    lowest_probability: float = limited(1e-4, at_least=LEAST_PROBABILITY)
+    highest_probability: float = limited(0.3, below=0.5)
+    mediocre_rewards: list[float] = limited(
+        [-0.9, -0.6, -0.3, 0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9], at_least=-1, at_most=1, items=1, distinct=True
+    )
+    angles: list[float] = limited(
+        [-60.0, -45.0, -30.0, -15.0, 0.0, 15.0, 30.0, 45.0, 60.0], at_least=-89, at_most=89, items=1, distinct=True
+    )
+    optimum_feature_norm: float = limited(1.5, above=0)
+    longest_time: float = limited(1e7, above=0)
+    scaling_seeds: int = limited(20, at_least=1, at_most=1000)
+    scaling_bad_outputs: list[int] = limited([1, 2, 3, 4], at_least=1, at_most=6, items=1, distinct=True)
 
     def __post_init__(self) -> None:
-        _positive(self, "optimum_feature_norm", "longest_time", "scaling_seeds", "lowest_probability")
-        _at_least(self, 2, "probability_points")
-        _at_most(self, 1000, "probability_points", "scaling_seeds")
-        if not LEAST_PROBABILITY <= self.lowest_probability < self.highest_probability < 0.5:
+        if self.lowest_probability >= self.highest_probability:
             raise ValueError(
-                f"experiment.lowest_probability={self.lowest_probability} and highest_probability="
-                f"{self.highest_probability} are impossible: {LEAST_PROBABILITY:g} <= lowest < highest < 0.5"
+                f"experiment.lowest_probability={self.lowest_probability}: must be below "
+                f"experiment.highest_probability={self.highest_probability}"
             )
-        _within(self, "mediocre_rewards", -1, 1)
-        _within(self, "angles", -89, 89)
-        _within(self, "scaling_bad_outputs", 1, 6)
+        _sort(self, "mediocre_rewards", "angles", "scaling_bad_outputs")
 
 
 @dataclass
@@ -132,28 +95,21 @@ class ErrorCategoriesConfig(ExperimentConfig):
     """Labels of reward errors against their counterfactual."""
 
     name: str = "error_categories"
-    problems: int = 2000  # per feature geometry
-    outputs: int = 6
-    error_probability: float = 0.4
-    horizons: list[int] = field(default_factory=lambda: [30, 100, 300, 1000])
+    problems: int = limited(2000, at_least=1, at_most=100_000)  # per feature geometry
+    outputs: int = limited(6, at_least=3, at_most=100)
+    error_probability: float = limited(0.4, at_least=0, at_most=1)
+    horizons: list[int] = limited([30, 100, 300, 1000], at_least=1, at_most=10**7, items=1, distinct=True)
     judged_after: int = 300
-    learning_rate: float = 0.1
-    effect_size: float = 0.02
-    negligible_probability: float = 1e-3
-    negligible_velocity: float = 0.3
+    learning_rate: float = limited(0.1, above=0)
+    effect_size: float = limited(0.02, above=0)
+    negligible_probability: float = limited(1e-3, at_least=0, at_most=1)
+    negligible_velocity: float = limited(0.3, at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
-        _positive(self, "problems", "learning_rate", "effect_size")
-        _at_least(self, 3, "outputs")
-        _at_most(self, 100, "outputs")
-        _at_most(self, 100_000, "problems")
-        _within(self, "horizons", 1, 10**7)
-        for name in ("error_probability", "negligible_probability", "negligible_velocity"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"experiment.{name}={getattr(self, name)} is impossible: it must be in [0, 1]")
+        _sort(self, "horizons")
         if self.judged_after not in self.horizons:
             raise ValueError(
-                f"experiment.judged_after={self.judged_after} is not measured: use one of horizons={self.horizons}"
+                f"experiment.judged_after={self.judged_after}: must be one of experiment.horizons={self.horizons}"
             )
 
 
@@ -162,17 +118,10 @@ class RewardVarianceConfig(ExperimentConfig):
     """The flatness theorem: gradient norm and time against reward variance."""
 
     name: str = "reward_variance"
-    outputs: int = 8
-    seeds: int = 50
-    knob_points: int = 9
-    gain: float = 0.5  # share of the way of the ground truth reward to its maximum
-
-    def __post_init__(self) -> None:
-        _positive(self, "seeds")
-        _at_least(self, 3, "outputs", "knob_points")
-        _at_most(self, 1000, "outputs", "knob_points", "seeds")
-        if not 0 < self.gain < 1:
-            raise ValueError(f"experiment.gain={self.gain} is impossible: it is a share in (0, 1)")
+    outputs: int = limited(8, at_least=3, at_most=1000)
+    seeds: int = limited(50, at_least=1, at_most=1000)
+    knob_points: int = limited(9, at_least=3, at_most=1000)
+    gain: float = limited(0.5, above=0, below=1)  # share of the way of the ground truth reward to its maximum
 
 
 @dataclass
@@ -180,21 +129,19 @@ class TeacherBanditConfig(ExperimentConfig):
     """The good-teacher paper's Tables 1 and 2 on bandits with known truth."""
 
     name: str = "teacher_bandit"
-    seeds: int = 10
-    prompts: int = 200
-    outputs: int = 64
-    steps: int = 400
-    learning_rate: float = 0.05
-    random_reward_models: int = 16  # beside the paper's six
+    seeds: int = limited(10, at_least=2, at_most=1000)
+    prompts: int = limited(200, at_least=2)
+    outputs: int = limited(64, at_least=2, at_most=1000)
+    steps: int = limited(400, at_least=1)
+    learning_rate: float = limited(0.05, above=0)
+    random_reward_models: int = limited(16, at_least=0, at_most=1000)  # beside the paper's six
     centred: bool = False  # negative control: no between-prompt spread in any reward
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "learning_rate")
-        _at_least(self, 2, "seeds", "prompts", "outputs")
-        _at_most(self, 1000, "seeds", "outputs", "random_reward_models")
         if self.random_reward_models and self.random_reward_models < 3:
             raise ValueError(
-                f"experiment.random_reward_models={self.random_reward_models} has no correlation: use 0, or at least 3"
+                f"experiment.random_reward_models={self.random_reward_models}: must be 0, or at least 3 for a "
+                "correlation"
             )
 
 
@@ -203,25 +150,11 @@ class PolicyDependenceConfig(ExperimentConfig):
     """Two reward models, two policies, opposite verdicts."""
 
     name: str = "policy_dependence"
-    outputs: int = 8
-    seeds: int = 30
-    excluded_points: int = 9
-    lowest_excluded: float = 1e-7
-    gain: float = 0.5
-
-    def __post_init__(self) -> None:
-        _positive(self, "seeds")
-        _at_least(self, 4, "outputs", "excluded_points")
-        _at_most(self, 1000, "outputs", "excluded_points", "seeds")
-        if not LEAST_PROBABILITY <= self.lowest_excluded < 0.03:
-            raise ValueError(
-                f"experiment.lowest_excluded={self.lowest_excluded} is impossible: it must be at least "
-                f"{LEAST_PROBABILITY:g} and below 0.03"
-            )
-        if not 0 < self.gain < 0.85:
-            raise ValueError(
-                f"experiment.gain={self.gain} is impossible: it must be in (0, 0.85), what is left to gain"
-            )
+    outputs: int = limited(8, at_least=4, at_most=1000)
+    seeds: int = limited(30, at_least=1, at_most=1000)
+    excluded_points: int = limited(9, at_least=4, at_most=1000)
+    lowest_excluded: float = limited(1e-7, at_least=LEAST_PROBABILITY, below=0.03)
+    gain: float = limited(0.5, above=0, below=0.85)  # 0.85 is all there is to gain
 
 
 @dataclass
@@ -229,28 +162,27 @@ class PartialCreditConfig(ExperimentConfig):
     """Binary against partial credit."""
 
     name: str = "partial_credit"
-    joint_points: int = 12
-    lowest_joint: float = 1e-4
-    easy_probabilities: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
-    sharing: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.8, 0.95])
-    sampled_joint: list[float] = field(default_factory=lambda: [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064])
-    sampled_seeds: int = 50
-    sampled_steps: int = 3000
-    group_size: int = 16
-    learning_rate: float = 0.1
+    joint_points: int = limited(12, at_least=2, at_most=1000)
+    # at most RARE, as the statements are about rare successes
+    lowest_joint: float = limited(1e-4, at_least=LEAST_PROBABILITY, at_most=RARE)
+    easy_probabilities: list[float] = limited(
+        [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], at_least=LEAST_PROBABILITY, below=0.8, items=1, distinct=True
+    )
+    sharing: list[float] = limited([0.0, 0.5, 0.8, 0.95], at_least=0, at_most=0.99, items=1, distinct=True)
+    sampled_joint: list[float] = limited(
+        [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064],
+        at_least=LEAST_PROBABILITY,
+        at_most=0.1,
+        items=1,
+        distinct=True,
+    )
+    sampled_seeds: int = limited(50, at_least=1, at_most=1000)
+    sampled_steps: int = limited(3000, at_least=1)
+    group_size: int = limited(16, at_least=2, at_most=1000)
+    learning_rate: float = limited(0.1, above=0)
 
     def __post_init__(self) -> None:
-        _positive(self, "learning_rate", "sampled_steps", "sampled_seeds")
-        _at_least(self, 2, "joint_points", "group_size")
-        _probabilities(self, "easy_probabilities", below=0.8)
-        _probabilities(self, "sampled_joint", below=0.1 + 1e-9)
-        _within(self, "sharing", 0, 0.99)
-        _at_most(self, 1000, "joint_points", "sampled_seeds", "group_size")
-        if not LEAST_PROBABILITY <= self.lowest_joint <= RARE:
-            raise ValueError(
-                f"experiment.lowest_joint={self.lowest_joint} is impossible: it must be at least "
-                f"{LEAST_PROBABILITY:g} and, as the statements are about rare successes, at most {RARE:g}"
-            )
+        _sort(self, "easy_probabilities", "sharing", "sampled_joint")
 
 
 SCHEMAS: dict[str, type[ExperimentConfig]] = {
@@ -314,17 +246,11 @@ def _typed(settings: Mapping[Any, Any]) -> ExperimentConfig:
     name = settings.get("name")
     if name not in SCHEMAS:
         raise ValueError(f"experiment.name={name} does not exist: use one of {', '.join(SCHEMAS)}")
-    experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), dict(settings)))
+    merged = OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), dict(settings))
+    assert isinstance(merged, DictConfig)
+    experiment = checked(merged, "experiment")
     assert isinstance(experiment, ExperimentConfig)
-    for item in fields(experiment):
-        value = getattr(experiment, item.name)
-        if any(isinstance(number, float) and not math.isfinite(number) for number in _listed(value)):
-            raise ValueError(f"experiment.{item.name}={value} is impossible: it must be finite")
     return experiment
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 ConfigStore.instance().store(name="controlled_schema", node=ControlledConfig)

@@ -66,7 +66,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_]+", self.name):
-            raise ValueError(f"data.name={self.name!r} is impossible: use letters, digits and underscores")
+            raise ValueError(f"data.name={self.name!r}: must be letters, digits and underscores")
         names = [self.name, *(item.value for item in self.held_out_sets)]
         if len(set(names)) < len(names):
             raise ValueError(f"held-out sets {', '.join(names)} repeat a name: change data.name or data.held_out_sets")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from enum import Enum
 
+from conf.limits import limited
+
 
 class PlanDevice(Enum):
     """Accelerators by their makers' specification; `cpu` is this machine, its ceilings measured in the run."""
@@ -32,25 +34,21 @@ class PlanDtype(Enum):
 class ExpertsConfig:
     """A mixture of experts in place of the feed-forward; `routed: 0` is a dense model."""
 
-    routed: int = 0
-    active: int = 0  # of the routed ones, per token
-    shared: int = 0  # that every token visits
-    dim: int = 0  # width of one expert
-    dense_layers: int = 0  # first layers that keep an ordinary feed-forward
+    routed: int = limited(0, at_least=0)
+    active: int = limited(0, at_least=0)  # of the routed ones, per token
+    shared: int = limited(0, at_least=0)  # that every token visits
+    dim: int = limited(0, at_least=0)  # width of one expert
+    dense_layers: int = limited(0, at_least=0)  # first layers that keep an ordinary feed-forward
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if value < 0:
-                raise ValueError(f"plan.experts.{item.name}={value} is impossible: use 0 or more")
             if value and not self.routed:
                 raise ValueError(f"plan.experts.{item.name}={value} needs plan.experts.routed: 0 is a dense model")
         if self.routed and not 1 <= self.active <= self.routed:
-            raise ValueError(
-                f"plan.experts.active={self.active} is impossible: it must be in 1..plan.experts.routed={self.routed}"
-            )
+            raise ValueError(f"plan.experts.active={self.active}: must be from 1 to plan.experts.routed={self.routed}")
         if self.routed and not self.dim:
-            raise ValueError("plan.experts.dim=0 is impossible: say how wide an expert is")
+            raise ValueError("plan.experts.dim=0: must be at least 1, the width of an expert")
 
 
 @dataclass
@@ -58,22 +56,17 @@ class PlanConfig:
     """A device, and how a model would be served on it."""
 
     device: PlanDevice = PlanDevice.h100
-    devices: int | None = None  # that serve together; more than tensor_parallel: copies of the attention share the rest
+    # that serve together; more than tensor_parallel: copies of the attention share the rest
+    devices: int | None = limited(None, at_least=1)
     weights: PlanDtype | None = None  # null: bf16, on cpu fp32
     cache: PlanDtype | None = None  # null: bf16, on cpu fp32
-    memory_share: float = 0.9  # of a device's memory, for weights and cache
-    vocabulary_size: int = 128256
-    query_latent_dim: int | None = None  # of MLA and GLA; null: 8 head_dim
+    memory_share: float = limited(0.9, above=0, at_most=1)  # of a device's memory, for weights and cache
+    vocabulary_size: int = limited(128256, at_least=1)
+    query_latent_dim: int | None = limited(None, at_least=1)  # of MLA and GLA; null: 8 head_dim
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     published: bool = False  # also the attention paper's serving figures beside what is predicted for their settings
 
     def __post_init__(self) -> None:
-        for name in ("devices", "vocabulary_size", "query_latent_dim"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"plan.{name}={value} is impossible: it must be at least 1")
-        if not 0 < self.memory_share <= 1:
-            raise ValueError(f"plan.memory_share={self.memory_share} is impossible: it must be in (0, 1]")
         on_cpu = self.device is PlanDevice.cpu
         allowed = {
             "weights": (PlanDtype.fp32,) if on_cpu else (PlanDtype.bf16, PlanDtype.fp8),
@@ -83,7 +76,7 @@ class PlanConfig:
             value = getattr(self, name)
             if value is not None and value not in dtypes:
                 raise ValueError(
-                    f"plan.{name}={value.value} is impossible with plan.device={self.device.value}: use "
+                    f"plan.{name}={value.value} does not fit plan.device={self.device.value}: use "
                     + " or ".join(dtype.value for dtype in dtypes)
                 )
 

@@ -1,10 +1,11 @@
-"""The schema of `policy_gradient`: algorithm, KL, batches, optimizer, and what is looked at on the way."""
+"""The schema of `policy_gradient`: algorithm, KL, batches, optimizer, and evaluation settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 
+from conf.limits import limited
 from conf.train_config import Precision
 
 
@@ -53,63 +54,44 @@ class PolicyGradientConfig:
     """One policy-gradient run."""
 
     advantage: Advantage = Advantage.rloo
-    steps: int = 100
-    prompts_per_step: int = 16
-    group_size: int = 4  # samples per prompt
-    epochs: int = 1  # passes over a batch of rollouts
-    minibatches: int = 1  # optimizer steps per pass
-    clip: float = 0.2  # PPO's clipping of the ratio; acts where epochs or minibatches exceed 1
+    steps: int = limited(100, at_least=1)
+    prompts_per_step: int = limited(16, at_least=1)
+    group_size: int = limited(4, at_least=1)  # samples per prompt
+    epochs: int = limited(1, at_least=1)  # passes over a batch of rollouts
+    minibatches: int = limited(1, at_least=1)  # optimizer steps per pass
+    clip: float = limited(0.2, above=0)  # PPO's clipping of the ratio; acts where epochs or minibatches exceed 1
     sequence_ratio: bool = False  # clip the ratio of whole sequences (RLOO of the papers), not of tokens
     loss_denominator: LossDenominator = LossDenominator.sequences
     kl_place: KlPlace = KlPlace.reward
     kl_estimator: KlEstimator = KlEstimator.k3  # of the loss; the reward always takes the log-ratio itself
-    kl_coefficient: float = 0.05
-    temperature: float = 1.0  # of the rollouts
+    kl_coefficient: float = limited(0.05, at_least=0)
+    temperature: float = limited(1.0, above=0)  # of the rollouts
     # Of rollouts and updates; probes of the initial policy and reward models are fp32 in any case, and so comparable.
     precision: Precision = Precision.fp32
-    missing_eos_penalty: float = 0.0  # taken off the normalised reward of a completion that was cut off
+    # taken off the normalised reward of a completion that was cut off
+    missing_eos_penalty: float = limited(0.0, at_least=0)
     optimizer: PolicyOptimizer = PolicyOptimizer.adam
-    learning_rate: float = 3e-4
-    momentum: float = 0.0  # sgd
-    gradient_clip: float | None = None  # null: none, so that the gradient keeps its scale
-    probe_every: int = 20  # steps between looks at the fixed probe set
-    checkpoint_every: int = 20
-    samples: int = 4  # texts shown before and after
+    learning_rate: float = limited(3e-4, above=0)
+    momentum: float = limited(0.0, at_least=0, below=1)  # sgd
+    gradient_clip: float | None = limited(None, above=0)  # null: none, so that the gradient keeps its scale
+    probe_every: int = limited(20, at_least=1)  # steps between evaluations on the fixed probe set
+    checkpoint_every: int = limited(20, at_least=1)
+    samples: int = limited(4, at_least=0)  # texts shown before and after
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "group_size", "epochs", "minibatches"):
-            self._at_least(name, 1)
-        for name in ("probe_every", "checkpoint_every"):
-            self._at_least(name, 1)
-        for name in ("kl_coefficient", "missing_eos_penalty", "samples"):
-            self._at_least(name, 0)
-        for name in ("clip", "temperature", "learning_rate"):
-            self._positive(name)
-        if self.gradient_clip is not None:
-            self._positive("gradient_clip")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"policy_gradient.momentum={self.momentum} is impossible: it must be in [0, 1)")
         if self.advantage is not Advantage.reinforce and self.group_size < 2:
             raise ValueError(
-                f"policy_gradient.group_size={self.group_size} is impossible with "
-                f"advantage={self.advantage.value}, which compares the samples of a prompt: use 2 or more, or "
-                "advantage=reinforce"
+                f"policy_gradient.group_size={self.group_size}: must be at least 2 with "
+                f"advantage={self.advantage.value}, which compares the samples of a prompt (or use "
+                "advantage=reinforce)"
             )
         if self.completions_per_step < self.minibatches:
             raise ValueError(
-                f"policy_gradient.minibatches={self.minibatches} is impossible: a step has "
-                f"{self.completions_per_step} completions"
+                f"policy_gradient.minibatches={self.minibatches}: must be at most {self.completions_per_step}, the "
+                "completions of a step"
             )
 
     @property
     def completions_per_step(self) -> int:
         """Rollouts of one step."""
         return self.prompts_per_step * self.group_size
-
-    def _at_least(self, name: str, least: int) -> None:
-        if getattr(self, name) < least:
-            raise ValueError(f"policy_gradient.{name}={getattr(self, name)} is impossible: it must be at least {least}")
-
-    def _positive(self, name: str) -> None:
-        if not getattr(self, name) > 0:
-            raise ValueError(f"policy_gradient.{name}={getattr(self, name)} is impossible: it must be positive")

@@ -5,15 +5,16 @@ conf/reward/<name>.yaml are the named arms. Where a configuration lists rewards 
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from conf.limits import checked, limited
 
 REWARD_DIRECTORY = Path(__file__).resolve().parent / "reward"
 
@@ -57,38 +58,25 @@ class OffPolicy(Enum):
 class ScaledConfig:
     """The ground truth, shrunk on a share of the prompts (good-teacher paper, appendix F.1)."""
 
-    share: float = 0.5
-    factor: float = 0.001
+    share: float = limited(0.5, at_least=0, at_most=1)
+    factor: float = limited(0.001, above=0)
     offset: float = 1.6  # added before shrinking, in std of the ground truth: rewards far from 0, as ArmoRM's are
-
-    def __post_init__(self) -> None:
-        _between("reward.scaled.share", self.share, 0, 1)
-        _positive("reward.scaled.factor", self.factor)
-        _finite("reward.scaled.offset", self.offset)
 
 
 @dataclass
 class NoisyConfig:
     """The ground truth with noise per output."""
 
-    accuracy: float = 0.75  # on-policy, over the pairs that the ground truth tells apart
-
-    def __post_init__(self) -> None:
-        if not 0.5 < self.accuracy <= 1:
-            raise ValueError(
-                f"reward.noisy.accuracy={self.accuracy} is impossible: noise brings it from 1 towards 0.5, "
-                "so use a number above 0.5 and at most 1"
-            )
+    # on-policy, over the pairs that the ground truth tells apart; noise brings it from 1 towards 0.5
+    accuracy: float = limited(0.75, above=0.5, at_most=1)
 
 
 @dataclass
 class CoarseConfig:
     """The ground truth in few levels."""
 
-    levels: int = 3  # each given to an equal share of the probe rollouts, as far as ties allow
-
-    def __post_init__(self) -> None:
-        _at_least("reward.coarse.levels", self.levels, 2)
+    # each given to an equal share of the probe rollouts, as far as ties allow
+    levels: int = limited(3, at_least=2)
 
 
 @dataclass
@@ -118,16 +106,13 @@ class OverpayingConfig:
 
     property: BadProperty = BadProperty.repeated_word
     pattern: str = ""  # property=pattern: a regular expression of Python
-    fewest_tokens: int = 5  # property=short
-    quantile: float = 1.0  # only outputs whose ground truth is at most this quantile of the probe rollouts
-    share: float = 1.0  # only this share of them, by a hash of the output
+    fewest_tokens: int = limited(5, at_least=1)  # property=short
+    # only outputs whose ground truth is at most this quantile of the probe rollouts
+    quantile: float = limited(1.0, at_least=0, at_most=1)
+    share: float = limited(1.0, at_least=0, at_most=1)  # only this share of them, by a hash of the output
     bonus: float = 3.0  # in std of the ground truth within prompts
 
     def __post_init__(self) -> None:
-        _at_least("reward.overpaying.fewest_tokens", self.fewest_tokens, 1)
-        _between("reward.overpaying.quantile", self.quantile, 0, 1)
-        _between("reward.overpaying.share", self.share, 0, 1)
-        _finite("reward.overpaying.bonus", self.bonus)
         if self.property is BadProperty.pattern and not self.pattern:
             raise ValueError("reward.overpaying.property=pattern needs reward.overpaying.pattern, a regular expression")
         try:
@@ -152,40 +137,31 @@ class CreditConfig:
     """Credit for parts of the ground truth (imperfect-rewards paper, section 5)."""
 
     parts: list[str] = field(default_factory=list)  # names; empty: all constraints of the task
-    weights: list[float] | None = None  # null: equal
+    weights: list[float] | None = limited(None, above=0)  # null: equal
     binary: bool = False  # 1 where all parts are met, else 0
 
     def __post_init__(self) -> None:
-        if self.weights is not None:
-            if self.parts and len(self.weights) != len(self.parts):
-                raise ValueError(
-                    f"reward.credit.weights={self.weights} does not fit {len(self.parts)} parts: give as many numbers"
-                )
-            for weight in self.weights:
-                _positive("reward.credit.weights", weight)
+        if self.weights is not None and self.parts and len(self.weights) != len(self.parts):
+            raise ValueError(
+                f"reward.credit.weights={self.weights}: must have as many numbers as reward.credit.parts, "
+                f"{len(self.parts)}"
+            )
 
 
 @dataclass
 class TrainedRewardConfig:
     """Bradley-Terry training on pairs that the ground truth labels (good-teacher paper, section 4.1)."""
 
-    pairs: int = 2048
-    on_policy_share: float = 1.0  # share of prompts whose pair the initial policy sampled
+    pairs: int = limited(2048, at_least=1)
+    # share of prompts whose pair the initial policy sampled
+    on_policy_share: float = limited(1.0, at_least=0, at_most=1)
     off_policy: OffPolicy = OffPolicy.corpus  # of the other prompts
     layers: int | None = None  # leading blocks of the policy that are kept; null: all
-    label_noise: float = 0.0  # share of labels turned round
-    epochs: int = 2
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    centre_coefficient: float = 0.01  # pulls the sum of a pair's rewards to 0
-
-    def __post_init__(self) -> None:
-        for name in ("pairs", "epochs", "batch_size"):
-            _at_least(f"reward.trained.{name}", getattr(self, name), 1)
-        _between("reward.trained.on_policy_share", self.on_policy_share, 0, 1)
-        _between("reward.trained.label_noise", self.label_noise, 0, 1)
-        _positive("reward.trained.learning_rate", self.learning_rate)
-        _at_least("reward.trained.centre_coefficient", self.centre_coefficient, 0)
+    label_noise: float = limited(0.0, at_least=0, at_most=1)  # share of labels flipped
+    epochs: int = limited(2, at_least=1)
+    batch_size: int = limited(32, at_least=1)
+    learning_rate: float = limited(1e-3, above=0)
+    centre_coefficient: float = limited(0.01, at_least=0)  # pulls the sum of a pair's rewards to 0
 
 
 class Combination(Enum):
@@ -199,12 +175,8 @@ class Combination(Enum):
 class EnsembleConfig:
     """Reward models of conf/reward/ as one, each of std 1 on the probe rollouts."""
 
-    members: list[str] = field(default_factory=list)
+    members: list[str] = limited([], distinct=True)
     combination: Combination = Combination.mean
-
-    def __post_init__(self) -> None:
-        if len(set(self.members)) < len(self.members):
-            raise ValueError(f"reward.ensemble.members={self.members} names a reward model twice: name each once")
 
 
 class HubDtype(Enum):
@@ -222,15 +194,11 @@ class HubRewardConfig:
     path: str = ""  # a folder or hub name
     revision: str | None = None
     dtype: HubDtype = HubDtype.float32
-    batch_size: int = 16
-    most_tokens: int = 2048  # longer conversations are cut at their beginning
+    batch_size: int = limited(16, at_least=1)
+    most_tokens: int = limited(2048, at_least=8)  # longer conversations are cut at their beginning
     chat: bool | None = None  # whether to apply the model's chat template; null: where it has one
     label: int | None = None  # of a model with several outputs: which is the reward
     trust_remote_code: bool = False  # runs code of the model's repository: only for repositories that you trust
-
-    def __post_init__(self) -> None:
-        _at_least("reward.hub.batch_size", self.batch_size, 1)
-        _at_least("reward.hub.most_tokens", self.most_tokens, 8)
 
     def values(self) -> dict[str, Any]:
         """As plain values, for experiments/rewards/hub_reward.py."""
@@ -239,14 +207,16 @@ class HubRewardConfig:
 
 @dataclass
 class RewardConfig:
-    """One reward model. Knobs of other families than the chosen one are not looked at."""
+    """One reward model. Knobs of other families than the chosen one are ignored."""
 
     name: str = "ground_truth"  # of the arm, in tables and figures
     family: RewardFamily = RewardFamily.ground_truth
     normalisation: Normalisation = Normalisation.global_std
-    prompt_spread: float = 0.0  # std of a constant per prompt, in units of the reward's std within prompts
-    target_variance: float | None = None  # instead: as much of it as brings the normalised variance down to this
-    seed: int = 0  # of pairs, noise and initialisation
+    # std of a constant per prompt, in units of the reward's std within prompts
+    prompt_spread: float = limited(0.0, at_least=0)
+    # instead: as much of it as brings the normalised variance down to this
+    target_variance: float | None = limited(None, above=0, at_most=1)
+    seed: int = limited(0, at_least=0)  # of pairs, noise and initialisation
     scaled: ScaledConfig = field(default_factory=ScaledConfig)
     noisy: NoisyConfig = field(default_factory=NoisyConfig)
     coarse: CoarseConfig = field(default_factory=CoarseConfig)
@@ -260,28 +230,18 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         if not self.name or any(character in self.name for character in "/\\\n"):
-            raise ValueError(
-                f"reward.name={self.name!r} is impossible: it names columns and files, so use a plain word"
-            )
-        _at_least("reward.seed", self.seed, 0)
-        _at_least("reward.prompt_spread", self.prompt_spread, 0)
+            raise ValueError(f"reward.name={self.name!r}: must be a plain word, as it names columns and files")
         if self.family is RewardFamily.ensemble and len(self.ensemble.members) < 2:
             raise ValueError(
-                f"reward.ensemble.members={self.ensemble.members} is no ensemble: name two or more of conf/reward/"
+                f"reward.ensemble.members={self.ensemble.members}: must be two or more names of conf/reward/"
             )
         if self.family is RewardFamily.hub and not self.hub.path:
             raise ValueError("reward.family=hub needs reward.hub.path, a folder or hub name of a classifier")
-        if self.target_variance is not None:
-            if not 0 < self.target_variance <= 1:
-                raise ValueError(
-                    f"reward.target_variance={self.target_variance} is impossible: the share of a reward's "
-                    "variance that lies within prompts is above 0 and at most 1"
-                )
-            if self.prompt_spread:
-                raise ValueError(
-                    f"reward.prompt_spread={self.prompt_spread} and reward.target_variance={self.target_variance} both "
-                    "say how far prompts are graded apart: set one of them"
-                )
+        if self.target_variance is not None and self.prompt_spread:
+            raise ValueError(
+                f"reward.prompt_spread={self.prompt_spread} and reward.target_variance={self.target_variance} both "
+                "say how far prompts are graded apart: set one of them"
+            )
 
     def family_settings(self) -> dict[str, Any]:
         """The knobs of the chosen family as plain values, for experiments/rewards/; {} where it has none."""
@@ -305,7 +265,9 @@ def named_reward(name: str) -> RewardConfig:
         raise ValueError(f"reward {name!r} does not exist: use one of {', '.join(names)}.{suggestion(name, names)}")
     path = REWARD_DIRECTORY / f"{name}.yaml"
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RewardConfig), OmegaConf.load(path)))
+        merged = OmegaConf.merge(OmegaConf.structured(RewardConfig), OmegaConf.load(path))
+        assert isinstance(merged, DictConfig)
+        config = checked(merged, "reward")
     except OmegaConfBaseException as error:
         raise ValueError(f"{path.name} does not fit the schema: {str(error).splitlines()[0]}") from error
     assert isinstance(config, RewardConfig)
@@ -314,28 +276,8 @@ def named_reward(name: str) -> RewardConfig:
 
 def _quantiles(key: str, low: float, high: float) -> None:
     if not 0 <= low < high <= 1:
-        raise ValueError(f"{key}.low={low} and {key}.high={high} are impossible: quantiles with 0 <= low < high <= 1")
+        raise ValueError(f"{key}.low={low} and {key}.high={high}: must be quantiles with 0 <= low < high <= 1")
 
 
 def _plain(knobs: Any) -> dict[str, Any]:
     return {key: value.value if isinstance(value, Enum) else value for key, value in vars(knobs).items()}
-
-
-def _finite(key: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise ValueError(f"{key}={value} is impossible: use a finite number")
-
-
-def _at_least(key: str, value: float, least: float) -> None:
-    if not (math.isfinite(value) and value >= least):
-        raise ValueError(f"{key}={value} is impossible: it must be at least {least}")
-
-
-def _positive(key: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{key}={value} is impossible: it must be positive")
-
-
-def _between(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{key}={value} is impossible: it must be from {low} to {high}")

@@ -1,12 +1,13 @@
-"""The schema of `rl-exp reward-eval`: a policy, a task, and the reward models to look at."""
+"""The schema of `rl-exp reward-eval`: a policy, a task, and the reward models to evaluate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
+from conf.limits import limited
 from conf.reward_config import REWARD_DIRECTORY, named_reward
 from conf.rlhf_config import PolicyTaskConfig
 
@@ -31,27 +32,18 @@ DEFAULT_REWARDS = (
 class RewardEvalConfig(PolicyTaskConfig):
     """`rl-exp reward-eval`: score reward models for a policy without training it."""
 
-    rewards: list[str] = field(default_factory=lambda: list(DEFAULT_REWARDS))  # names of conf/reward/
-    resamples: int = 1000  # of prompts, for the intervals
-    error_tolerance: float = 0.25  # smallest reward error that has a category, in std within a prompt
+    rewards: list[str] = limited(list(DEFAULT_REWARDS), items=1, distinct=True)  # names of conf/reward/
+    resamples: int = limited(1000, at_least=1)  # of prompts, for the intervals
+    # smallest reward error that has a category, in std within a prompt
+    error_tolerance: float = limited(0.25, at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.rewards:
-            raise ValueError("rewards=[] is impossible: name at least one reward of conf/reward/")
         for name in self.rewards:
             named_reward(name)
-        twice = sorted({name for name in self.rewards if self.rewards.count(name) > 1})
-        if twice:
-            raise ValueError(f"rewards names {', '.join(twice)} twice: once is enough")
-        if self.resamples < 1:
-            raise ValueError(f"resamples={self.resamples} is impossible: it must be at least 1; 1000 are a good number")
-        if self.error_tolerance < 0:
-            raise ValueError(f"error_tolerance={self.error_tolerance} is impossible: it must be 0 or more")
         if self.probe.prompts < 2:
             raise ValueError(
-                f"probe.prompts={self.probe.prompts} is impossible here: intervals are taken over prompts, so use 2 or "
-                "more"
+                f"probe.prompts={self.probe.prompts}: must be at least 2 here, as intervals are taken over prompts"
             )
 
     def input_files(self) -> list[Path]:

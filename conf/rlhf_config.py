@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
+from conf.limits import limited
 from conf.policy_gradient_config import PolicyGradientConfig
 from conf.reward_config import REWARD_DIRECTORY, RewardConfig, RewardFamily, named_reward
 from conf.run_config import RunConfig
@@ -26,11 +27,9 @@ class PolicyConfig:
     """The policy at the start, which is also the reference policy."""
 
     path: str | None = None  # a folder or hub name of a transformers causal language model; null: made by `train`
-    seed: int = 0  # of `rl-exp train`; `seed` itself is that of the policy-gradient run
+    seed: int = limited(0, at_least=0)  # of `rl-exp train`; `seed` itself is that of the policy-gradient run
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"policy.seed={self.seed} is impossible: use 0 or a positive integer")
         if self.path is not None and not Path(self.path).is_dir() and not re.fullmatch(HUB_NAME, self.path):
             raise ValueError(
                 f"policy.path={self.path} is neither a folder nor the name of a hub model (owner/name): name one of "
@@ -52,16 +51,11 @@ class PolicyConfig:
 
 @dataclass
 class ProbeConfig:
-    """Fixed prompts on which reward models are looked at: rollouts of the initial policy, kept as an artifact."""
+    """Fixed prompts on which reward models are evaluated: rollouts of the initial policy, kept as an artifact."""
 
-    prompts: int = 64
-    samples: int = 10  # per prompt: 45 pairs (good-teacher paper, appendix F.1)
-
-    def __post_init__(self) -> None:
-        if self.prompts < 1:
-            raise ValueError(f"probe.prompts={self.prompts} is impossible: it must be at least 1")
-        if self.samples < 2:
-            raise ValueError(f"probe.samples={self.samples} is impossible: a variance takes at least 2 samples")
+    prompts: int = limited(64, at_least=1)
+    # per prompt: 45 pairs (good-teacher paper, appendix F.1)
+    samples: int = limited(10, at_least=2, fix="as a variance takes two")
 
 
 @dataclass

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from conf.limits import limited
+
 
 class WandbMode(Enum):
     """`auto`: WANDB_MODE where it is set, online where the user is logged in, offline elsewhere."""
@@ -38,18 +40,15 @@ class TrackingConfig:
 class RunConfig:
     """Fields that every command has. `output_dir`, `force` and `tracking` are not part of a run's identity."""
 
-    seed: int = 0
+    seed: int = limited(0, at_least=0)
     device: Device = Device.auto
-    threads: int | None = None  # null: torch's default; the last bits of a sum depend on it
+    # the last bits of sums depend on it
+    threads: int | None = limited(None, at_least=1, fix="or null for torch's default")
     output_dir: str = "outputs"
     force: bool = False  # start over, although the run is finished or can be continued
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} is impossible: use 0 or a positive integer")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads={self.threads} is impossible: use 1 or more, or null for torch's default")
         if not self.output_dir:
             raise ValueError("output_dir is empty: name a folder, such as outputs")
 

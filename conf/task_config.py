@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from conf.limits import limited
 from conf.reward_config import HubRewardConfig
 from experiments.tasks.constraint_checks import constraint_named
 
@@ -62,36 +62,32 @@ class ReasoningConfig:
 
 @dataclass
 class TaskConfig:
-    """One task. Settings of other kinds than the chosen one are not looked at."""
+    """One task. Settings of other kinds than the chosen one are ignored."""
 
     kind: TaskKind = TaskKind.sentiment
-    prompts: int = 512  # trained on
-    prompt_seed: int = 0  # chooses the prompts: not `seed`, so that all seeds of a sweep share them
-    prompt_tokens: int = 8  # length of a prompt that is cut from the corpus, with its beginning-of-text token
-    longest_prompt: int = 512  # tokens; longer ones of a data set are passed over
-    max_new_tokens: int = 24
+    prompts: int = limited(512, at_least=1)  # trained on
+    # chooses the prompts: not `seed`, so that all seeds of a sweep share them
+    prompt_seed: int = limited(0, at_least=0)
+    # length of a prompt that is cut from the corpus, with its beginning-of-text token
+    prompt_tokens: int = limited(8, at_least=1)
+    longest_prompt: int = limited(512, at_least=1)  # tokens; longer ones of a data set are passed over
+    max_new_tokens: int = limited(24, at_least=1)
     stop_at_sentence_end: bool = True  # continuations of the corpus: . ! and ? end them as the end of a text does
-    prompt_spread: float = 0.0  # std of a constant per prompt in the ground truth: prompts that are graded apart
+    # std of a constant per prompt in the ground truth: prompts that are graded apart
+    prompt_spread: float = limited(0.0, at_least=0)
     reward_offset: float = 0.0  # added to every ground truth reward
-    fluency_weight: float = 0.0  # of the reference policy's log-probability per token: against degenerate text
+    # of the reference policy's log-probability per token: against degenerate text
+    fluency_weight: float = limited(0.0, at_least=0)
     constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
     reasoning: ReasoningConfig = field(default_factory=ReasoningConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scorer: HubRewardConfig = field(default_factory=HubRewardConfig)  # preference: the ground truth
 
     def __post_init__(self) -> None:
-        minima = {"prompts": 1, "prompt_seed": 0, "prompt_tokens": 1, "longest_prompt": 1, "max_new_tokens": 1}
-        for name, least in minima.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"task.{name}={getattr(self, name)} is impossible: it must be at least {least}")
-        for name in ("prompt_spread", "fluency_weight"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"task.{name}={value} is impossible: it must be 0 or more")
         if self.fluency_weight and self.kind not in (TaskKind.sentiment, TaskKind.constraints):
             raise ValueError(
-                f"task.fluency_weight={self.fluency_weight} with task.kind={self.kind.value} is impossible: sentiment "
-                "and constraints have a fluency term; set it to 0"
+                f"task.fluency_weight={self.fluency_weight}: must be 0 with task.kind={self.kind.value}; only "
+                "sentiment and constraints have a fluency term"
             )
         if self.kind is TaskKind.preference:
             self._require_path("dataset", self.dataset.path, "HuggingFaceH4/ultrafeedback_binarized, or a .jsonl file")

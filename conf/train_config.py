@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
 from conf.data_config import DataConfig, TokenizerConfig
+from conf.limits import limited
 from conf.run_config import RunConfig
 from experiments.data.local_files import LocalFiles
 from experiments.models.shapes import (
@@ -67,79 +68,57 @@ class ModelConfig:
     hidden_size: int = 128
     query_heads: int = 8
     head_dim: int = 16
-    anchor_feed_forward_dim: int = 344  # of the MHA model, which fixes the parameter count
-    feed_forward_dim: int | None = None  # null: matched, so that every mechanism has the anchor's parameters
+    anchor_feed_forward_dim: int = limited(344, at_least=1)  # of the MHA model, which fixes the parameter count
+    # null: matched, so that every mechanism has the anchor's parameters
+    feed_forward_dim: int | None = limited(None, at_least=1, fix="or null to match the parameters of the MHA model")
     published_feed_forward_dims: dict[str, int] = field(default_factory=dict)  # mechanism -> width in the paper
     latent_rope_dim: int | None = None  # rope_dim of MLA and GLA where the paper departs from head_dim / 2
     low_rank_bias: bool = False
-    rope_base: float = 10000.0
-    norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
+    rope_base: float = limited(10000.0, above=0)
+    norm_epsilon: float = limited(1e-5, above=0)
+    initializer_range: float = limited(0.02, above=0)
     tie_embeddings: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("anchor_feed_forward_dim", "rope_base", "norm_epsilon", "initializer_range"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"model.{name}={getattr(self, name)} is impossible: it must be positive")
-        if self.feed_forward_dim is not None and self.feed_forward_dim < 1:
-            raise ValueError(
-                f"model.feed_forward_dim={self.feed_forward_dim} is impossible: it must be at least 1, or null to "
-                "match the parameters of the MHA model"
-            )
 
 
 @dataclass
 class OptimizerConfig:
-    """AdamW (betas and decay of the paper, appendix B.1), or Muon with AdamW for what is no matrix."""
+    """AdamW (betas and decay of the paper, appendix B.1), or Muon for matrices with AdamW for everything else."""
 
     name: OptimizerName = OptimizerName.muon
-    learning_rate: float = 6e-3  # AdamW's: all weights, or under Muon embeddings and norms
-    muon_learning_rate: float = 6e-3
-    muon_momentum: float = 0.95
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
-    gradient_clip: float = 1.0
-    warmup_share: float = 0.05  # of all steps
-    final_learning_rate_share: float = 0.01  # cosine to 1 % of the peak
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "muon_learning_rate", "gradient_clip", "epsilon"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)} is impossible: it must be positive")
-        for name in ("beta1", "beta2", "muon_momentum", "warmup_share", "final_learning_rate_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)} is impossible: it must be in [0, 1)")
-        if self.weight_decay < 0:
-            raise ValueError(f"optimizer.weight_decay={self.weight_decay} is impossible: it must be 0 or more")
+    learning_rate: float = limited(6e-3, above=0)  # AdamW's: all weights, or under Muon embeddings and norms
+    muon_learning_rate: float = limited(6e-3, above=0)
+    muon_momentum: float = limited(0.95, at_least=0, below=1)
+    beta1: float = limited(0.9, at_least=0, below=1)
+    beta2: float = limited(0.95, at_least=0, below=1)
+    epsilon: float = limited(1e-8, above=0)
+    weight_decay: float = limited(0.1, at_least=0)
+    gradient_clip: float = limited(1.0, above=0)
+    warmup_share: float = limited(0.05, at_least=0, below=1)  # of all steps
+    final_learning_rate_share: float = limited(0.01, at_least=0, below=1)  # cosine to 1 % of the peak
 
 
 @dataclass
 class TrainingConfig:
-    """How long, in what batches, and what is looked at on the way."""
+    """How long, in what batches, and what is logged and evaluated on the way."""
 
-    tokens: int = 1_000_000
-    sequence_length: int = 128
-    batch_size: int = 8  # sequences per optimizer step
-    accumulation: int = 1  # forward and backward passes per optimizer step; divides batch_size
+    tokens: int = limited(1_000_000, at_least=1)
+    sequence_length: int = limited(128, at_least=1)
+    batch_size: int = limited(8, at_least=1)  # sequences per optimizer step
+    accumulation: int = limited(1, at_least=1)  # forward and backward passes per optimizer step; divides batch_size
     precision: Precision = Precision.fp32
     compile: bool = False
     mask_documents: bool = False  # attention stays within a document
-    log_every_steps: int = 10  # loss, gradient norm, learning rate, tokens per second
-    evaluate_every_tokens: int = 250_000
-    evaluation_tokens: int = 50_000  # per held-out set; the last evaluation uses final_evaluation_tokens
-    final_evaluation_tokens: int = 200_000
-    checkpoint_every_tokens: int = 250_000
-    keep_checkpoints: int = 2
-    samples: int = 2  # texts sampled at the end
-    sample_tokens: int = 60
+    log_every_steps: int = limited(10, at_least=1)  # loss, gradient norm, learning rate, tokens per second
+    evaluate_every_tokens: int = limited(250_000, at_least=1)
+    # per held-out set; the last evaluation uses final_evaluation_tokens
+    evaluation_tokens: int = limited(50_000, at_least=1)
+    final_evaluation_tokens: int = limited(200_000, at_least=1)
+    checkpoint_every_tokens: int = limited(250_000, at_least=1)
+    keep_checkpoints: int = limited(2, at_least=1)
+    samples: int = limited(2, at_least=0)  # texts sampled at the end
+    sample_tokens: int = limited(60, at_least=0)
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value, least = getattr(self, item.name), 0 if item.name in ("samples", "sample_tokens") else 1
-            if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                raise ValueError(f"training.{item.name}={value} is impossible: it must be at least {least}")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"training.accumulation={self.accumulation} does not divide training.batch_size={self.batch_size}"

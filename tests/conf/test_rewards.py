@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
+from conf.limits import checked
 from conf.reward_config import (
     BadProperty,
     ClippedConfig,
@@ -69,7 +71,7 @@ def test_an_unknown_reward_is_refused_with_a_suggestion():
 )
 def test_impossible_settings_are_refused_by_name(schema, settings, named):
     with pytest.raises(ValueError, match=named):
-        schema(**settings)
+        checked(OmegaConf.structured(schema(**settings)), "reward")
 
 
 def test_enums_reach_the_rewards_as_their_words():

@@ -40,11 +40,14 @@ def test_constraints_take_arguments_on_the_command_line():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["task.prompts=0"], r"task\.prompts=0 is impossible: it must be at least 1"),
-        (["task.max_new_tokens=0"], r"task\.max_new_tokens=0 is impossible"),
-        (["task.prompt_spread=-1"], r"task\.prompt_spread=-1\.0 is impossible"),
+        (["task.prompts=0"], r"task\.prompts=0: must be at least 1"),
+        (["task.max_new_tokens=0"], r"task\.max_new_tokens=0: must be at least 1"),
+        (["task.prompt_spread=-1"], r"task\.prompt_spread=-1\.0: must be at least 0"),
         (["task=constraints", "task.constraints.names=[contains_coma]"], "Did you mean contains_comma"),
-        (["task=enumerable", "task.fluency_weight=0.1"], "with task.kind=enumerable is impossible"),
+        (
+            ["task=enumerable", "task.fluency_weight=0.1"],
+            "must be 0 with task.kind=enumerable",
+        ),
         (["task=preference"], "task=preference needs task.dataset.path"),
         (["task=preference", "task.dataset.path=a.jsonl"], "task=preference needs task.scorer.path"),
     ],

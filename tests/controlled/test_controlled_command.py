@@ -138,14 +138,14 @@ MISTAKES = {
     "a horizon that is not measured": (["experiment=error_categories", "experiment.judged_after=7"], "horizons"),
     "a GPU": (["device=cuda"], "device=cuda"),
     "an infinite learning rate": (["experiment.learning_rate=inf"], "experiment.learning_rate=inf"),
-    "a horizon twice": (["experiment=error_categories", "experiment.horizons=[300,300]"], "every number once"),
-    "a probability that float64 loses": (["experiment.optimum_probabilities=[1e-300]"], "from 1e-12"),
+    "a horizon twice": (["experiment=error_categories", "experiment.horizons=[300,300]"], "names a value twice"),
+    "a probability that float64 loses": (["experiment.optimum_probabilities=[1e-300]"], "at least 1e-12"),
     "two probabilities for the feature plan": (
         ["experiment=imperfect_rewards_features", "experiment.optimum_probabilities=[0.05,0.1]"],
         "takes one of them",
     ),
-    "outputs that no memory holds": (["experiment=error_categories", "experiment.outputs=100000"], "100 at most"),
-    "no rare success": (["experiment=partial_credit", "experiment.lowest_joint=0.05"], "at most 0.01"),
+    "outputs that no memory holds": (["experiment=error_categories", "experiment.outputs=100000"], "from 3 to 100"),
+    "no rare success": (["experiment=partial_credit", "experiment.lowest_joint=0.05"], "to 0.01"),
 }
 
 
