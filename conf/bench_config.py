@@ -14,9 +14,9 @@ from conf.bench_kernels import STOCK, BenchKernel, devices_of, usual_kernels
 from conf.limits import limited, shown
 from conf.plan_config import PlanConfig
 from conf.run_config import Device, RunConfig
-from conf.train_config import AttentionConfig, ModelConfig, TrainConfig
+from conf.train_config import AttentionConfig, ModelConfig
 from experiments.decoding.cost_model import device_shape
-from experiments.models.shapes import LATENT, AttentionMechanism, AttentionShape, ModelShape
+from experiments.models.shapes import LATENT, AttentionMechanism, ModelShape
 from experiments.runs.ranks import launched_by_torchrun
 
 LARGEST_PAGE = 64
@@ -164,7 +164,7 @@ class BenchConfig(RunConfig):
         super().__post_init__()
         for name in self.bench.mechanism:
             try:
-                self.attention_shape(name)
+                self.model_shape(name)
             except ValueError as error:
                 raise ValueError(f"bench.mechanism: {name} does not fit this model: {error}") from None
         if self.parallel is Parallel.tensor:
@@ -239,7 +239,7 @@ class BenchConfig(RunConfig):
             )
         for name in self.bench.mechanism:
             try:
-                device_shape(self.attention_shape(name), processes)
+                device_shape(self.model_shape(name).attention, processes)
             except ValueError as error:
                 raise ValueError(f"{name} over {processes} processes of torchrun: {error}") from None
 
@@ -248,28 +248,32 @@ class BenchConfig(RunConfig):
         launched = launched_by_torchrun()
         return launched.size if launched and self.parallel is Parallel.tensor else None
 
-    def attention_shape(self, name: str) -> AttentionShape:
-        """The layer of mechanism `name` (gta, gqa-8) at the size of `model`."""
-        return self._as_training(name).attention_shape()
+    def model_shape(self, name: str) -> ModelShape:
+        """The model of mechanism `name` (gta, gqa-8), as the mode describes it.
 
-    def model_shape(self, name: str, vocabulary_size: int) -> ModelShape:
-        """The whole model of mechanism `name`, with the parameters of the MHA model of this size."""
-        return self._as_training(name).model_shape(vocabulary_size)
-
-    def planned_shape(self, name: str) -> ModelShape:
-        """The whole model of mechanism `name` as `plan` describes it."""
-        shape, rank = self.model_shape(name, self.plan.vocabulary_size), self.plan.query_latent_dim
-        if rank is None or shape.attention.mechanism not in LATENT:
+        It has the parameters of the MHA model of this size, or more of them where `plan.query_latent_dim` is set.
+        """
+        mechanism, heads = named_mechanism(name)
+        attention = AttentionConfig(mechanism=mechanism)
+        if heads is not None:
+            setattr(attention, HEADS_FIELD[mechanism], heads)
+        shape = self.model.shape(attention, self.vocabulary_size)
+        rank = self.plan.query_latent_dim if self.mode is BenchMode.plan else None
+        if rank is None or mechanism not in LATENT:
             return shape
         return replace(shape, attention=replace(shape.attention, query_latent_dim=rank))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Of the models of this mode; one attention layer has none that anything depends on."""
+        sizes = {BenchMode.serving: self.serving.vocabulary_size, BenchMode.plan: self.plan.vocabulary_size}
+        return sizes.get(self.mode, self.generate.vocabulary_size)
 
     def _check_plan(self) -> None:
         if self.bench.policy is not None:
             raise ValueError(
                 "bench.policy is a model to be measured: with mode=plan describe one, such as model=llama_8b"
             )
-        for name in self.bench.mechanism:
-            self.planned_shape(name)
         if self.plan.experts.dense_layers > self.model.layers:
             raise ValueError(
                 f"plan.experts.dense_layers={self.plan.experts.dense_layers}: must be at most "
@@ -287,18 +291,14 @@ class BenchConfig(RunConfig):
                     f"plan.devices={self.plan.devices}"
                 )
 
-    def _as_training(self, name: str) -> TrainConfig:
-        mechanism, heads = named_mechanism(name)
-        attention = AttentionConfig(mechanism=mechanism)
-        if heads is not None:
-            setattr(attention, HEADS_FIELD[mechanism], heads)
-        return TrainConfig(attention=attention, model=self.model)
-
     def _refuse_grid_beyond_memory(self) -> None:
         """A grid of which no cell could ever fit; single cells that do not fit are left out, and said, by the run."""
         element = {StorageDtype.fp32: 4, StorageDtype.bf16: 2, StorageDtype.fp16: 2}
         needed, name = min(
-            (self.attention_shape(name).cached_elements() * min(element[dtype] for dtype in self.bench.dtype), name)
+            (
+                self.model_shape(name).attention.cached_elements() * min(element[dtype] for dtype in self.bench.dtype),
+                name,
+            )
             for name in self.bench.mechanism
         )
         needed *= min(self.bench.batch) * min(self.bench.context)

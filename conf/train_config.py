@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from experiments.data.local_files import LocalFiles
 from experiments.models.shapes import (
     LATENT,
     AttentionMechanism,
+    AttentionOptions,
     AttentionShape,
     ModelShape,
     matched_feed_forward_dim,
@@ -43,21 +44,25 @@ class OptimizerName(Enum):
 
 
 @dataclass
-class AttentionConfig:
-    """One attention mechanism. null asks for the paper's default: see experiments/models/shapes.py."""
+class AttentionConfig(AttentionOptions):
+    """A mechanism, its options, and what the size of the model or the initialisation decides otherwise."""
 
     mechanism: AttentionMechanism = AttentionMechanism.gqa
-    key_value_heads: int | None = None  # GQA, tied_key_value: default 4
-    tied_heads: int | None = None  # GTA: default 4
-    latent_heads: int | None = None  # GLA: default 2
-    latent_dim: int | None = None  # width of one latent head; default 4 head_dim (MLA), 2 head_dim (GLA)
-    query_latent_dim: int | None = None  # rank of the query projection; default 8 head_dim
-    rope_dim: int | None = None  # separate rotated key; default head_dim / 2
-    split_query_latent: bool = False  # the paper's GLA_q
-    low_rank_bias: bool | None = None  # null: as the model size says
-    output_gate: bool = False
-    zero_init_output: bool = False
-    latent_scaling: bool = False  # multiply latents by sqrt(hidden_size / latent_dim)
+    low_rank_bias: bool | None = None  # null: for mla and gla as the model size says
+    zero_init_output: bool = False  # output projections of attention and feed-forward start at zero
+
+    def __post_init__(self) -> None:
+        latent = self.mechanism in LATENT
+        if self.latent_scaling and not latent:
+            raise ValueError(
+                f"attention.latent_scaling=true does not fit {self.mechanism}, which has no latents: use mla or gla"
+            )
+        projects = latent or (self.mechanism is AttentionMechanism.gta and self.rope_dim != 0)
+        if self.low_rank_bias and not projects:
+            raise ValueError(
+                f"attention.low_rank_bias=true does not fit {self.mechanism}, which has no low-rank projection: use "
+                "mla, gla, or gta with a rope_dim"
+            )
 
 
 @dataclass
@@ -78,6 +83,44 @@ class ModelConfig:
     norm_epsilon: float = limited(1e-5, above=0)
     initializer_range: float = limited(0.02, above=0)
     tie_embeddings: bool = True
+
+    def shape(self, attention: AttentionConfig, vocabulary_size: int) -> ModelShape:
+        """The model with that attention: its feed-forward as given, else as published, else matched to the MHA model.
+
+        Raises ValueError for an impossible shape.
+        """
+        options = {item.name: getattr(attention, item.name) for item in fields(AttentionOptions)}
+        low_rank_bias = attention.low_rank_bias
+        if attention.mechanism in LATENT:
+            if options["rope_dim"] is None:
+                options["rope_dim"] = self.latent_rope_dim
+            if low_rank_bias is None:
+                low_rank_bias = self.low_rank_bias
+        layer = AttentionShape(
+            mechanism=attention.mechanism,
+            hidden_size=self.hidden_size,
+            query_heads=self.query_heads,
+            head_dim=self.head_dim,
+            low_rank_bias=bool(low_rank_bias),
+            **options,
+        )
+        width = self.feed_forward_dim
+        if width is None:
+            # A shape that departs from the paper's has no published width.
+            departs = attention.given().keys() - {"split_query_latent", "latent_scaling"}
+            name = "gla_q" if attention.split_query_latent else str(attention.mechanism)
+            width = None if departs else self.published_feed_forward_dims.get(name)
+        return ModelShape(
+            attention=layer,
+            layers=self.layers,
+            vocabulary_size=vocabulary_size,
+            feed_forward_dim=width or matched_feed_forward_dim(layer, self.anchor_feed_forward_dim),
+            tie_embeddings=self.tie_embeddings,
+            rope_base=self.rope_base,
+            norm_epsilon=self.norm_epsilon,
+            initializer_range=self.initializer_range,
+            zero_init_output=attention.zero_init_output,
+        )
 
 
 @dataclass
@@ -171,60 +214,9 @@ class TrainConfig(RunConfig):
                 f"{processes * training.accumulation}"
             )
 
-    def attention_shape(self) -> AttentionShape:
-        """The attention layer that the configuration describes, every number resolved."""
-        attention, model = self.attention, self.model
-        rope_dim = attention.rope_dim
-        if rope_dim is None and attention.mechanism in LATENT:
-            rope_dim = model.latent_rope_dim
-        low_rank_bias = model.low_rank_bias if attention.low_rank_bias is None else attention.low_rank_bias
-        return AttentionShape(
-            mechanism=attention.mechanism,
-            hidden_size=model.hidden_size,
-            query_heads=model.query_heads,
-            head_dim=model.head_dim,
-            key_value_heads=attention.key_value_heads,
-            tied_heads=attention.tied_heads,
-            latent_heads=attention.latent_heads,
-            latent_dim=attention.latent_dim,
-            query_latent_dim=attention.query_latent_dim,
-            rope_dim=rope_dim,
-            split_query_latent=attention.split_query_latent,
-            low_rank_bias=low_rank_bias and attention.mechanism in LATENT,
-            output_gate=attention.output_gate,
-        )
-
     def model_shape(self, vocabulary_size: int) -> ModelShape:
-        """The whole model; its feed-forward is as given, else as published, else matched to the MHA anchor."""
-        shape, model = self.attention_shape(), self.model
-        published = model.published_feed_forward_dims.get(self._published_name())
-        width = model.feed_forward_dim or published
-        if width is None:
-            width = matched_feed_forward_dim(shape, model.anchor_feed_forward_dim)
-        return ModelShape(
-            attention=shape,
-            layers=model.layers,
-            vocabulary_size=vocabulary_size,
-            feed_forward_dim=width,
-            tie_embeddings=model.tie_embeddings,
-        )
-
-    def _published_name(self) -> str:
-        """`gla_q` for the split-query version; a shape that departs from the paper's has no published width."""
-        attention = self.attention
-        name = "gla_q" if attention.split_query_latent else str(attention.mechanism)
-        departs = any(
-            getattr(attention, item) is not None
-            for item in (
-                "key_value_heads",
-                "tied_heads",
-                "latent_heads",
-                "latent_dim",
-                "query_latent_dim",
-                "rope_dim",
-            )
-        )
-        return "" if departs or attention.output_gate else name
+        """The model that the configuration describes."""
+        return self.model.shape(self.attention, vocabulary_size)
 
 
 ConfigStore.instance().store(name="train_schema", node=TrainConfig)

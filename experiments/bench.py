@@ -36,7 +36,7 @@ from experiments.benchmarks.generate import SPECULATIVE, GenerateSetting, measur
 from experiments.benchmarks.gpu import Gpu, OnGpu, recorded
 from experiments.benchmarks.gpu_attention import measure_attention_on_gpu
 from experiments.benchmarks.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
-from experiments.models.configuration import SHAPE_FIELDS, RlExpConfig
+from experiments.models.configuration import RlExpConfig
 from experiments.models.initialisation import initialise
 from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
 from experiments.models.transformer import RlExpForCausalLM
@@ -61,8 +61,7 @@ def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
         return bench_tensor_parallel(config, run, attention_shapes(config), paper_xl_shapes())
     run.resume_metrics(0)
     if config.mode is BenchMode.plan:
-        planned = map(config.planned_shape, config.bench.mechanism)
-        return plan(config, run, {label(shape.attention): shape for shape in planned})
+        return plan(config, run, model_shapes(config))
     gpu = measuring_gpu(config)
     load_before = os.getloadavg()
     rows, record = {
@@ -186,7 +185,7 @@ def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row]
 def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], dict[str, Any]]:
     """Prefill and decode of whole models."""
     grid, options = config.bench, config.generate
-    models = Models(config, run, options.vocabulary_size)
+    models = Models(config, run)
     settings = [
         GenerateSetting(
             mechanism=name,
@@ -245,7 +244,7 @@ def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row],
 def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], dict[str, Any]]:
     """Requests in a queue, at one cache budget for all mechanisms."""
     grid, options = config.bench, config.serving
-    models = Models(config, run, options.vocabulary_size)
+    models = Models(config, run)
     arrivals = draw_arrivals(
         options.requests,
         options.arrivals_per_second,
@@ -304,7 +303,7 @@ def used_threads(threads: int | None, gpu: Gpu | None) -> int | None:
 class Models:
     """The models of a run, made when they are asked for: of random weights, or the one of `bench.policy`."""
 
-    def __init__(self, config: BenchConfig, run: Run, vocabulary_size: int) -> None:
+    def __init__(self, config: BenchConfig, run: Run) -> None:
         self.config, self.run = config, run
         self._made: dict[str, RlExpForCausalLM] = {}
         self.shapes: dict[str, ModelShape] = {}
@@ -314,27 +313,12 @@ class Models:
             self._made[label(shape.attention)] = policy
             self.shapes[label(shape.attention)] = shape
             return
-        for name in config.bench.mechanism:
-            shape = config.model_shape(name, vocabulary_size)
-            self.shapes[label(shape.attention)] = shape
+        self.shapes |= model_shapes(config)
 
     def get(self, name: str) -> RlExpForCausalLM:
         """The model of that mechanism, in evaluation mode."""
         if name not in self._made:
-            shape, size = self.shapes[name], self.config.model
-            model = RlExpForCausalLM(
-                RlExpConfig(
-                    attention=str(shape.attention.mechanism.value),
-                    layers=shape.layers,
-                    feed_forward_dim=shape.feed_forward_dim,
-                    vocab_size=shape.vocabulary_size,
-                    rope_base=size.rope_base,
-                    norm_epsilon=size.norm_epsilon,
-                    initializer_range=size.initializer_range,
-                    tie_word_embeddings=size.tie_embeddings,
-                    **{field: getattr(shape.attention, field) for field in SHAPE_FIELDS},
-                )
-            )
+            model = RlExpForCausalLM(RlExpConfig.from_shape(self.shapes[name]))
             initialise(model, self.run.seeds.torch("initialisation"))
             self._made[name] = model.eval()
         return self._made[name]
@@ -359,17 +343,21 @@ def _policy_config(folder: str) -> RlExpConfig:
         raise ValueError(f"bench.policy={folder} is a model of type {kind}: use one of rl-exp train")
     with loading("bench.policy", folder, OWN_MODEL):
         config: RlExpConfig = RlExpConfig.from_pretrained(folder)
-        config.attention_shape()
     return config
 
 
 def attention_shapes(config: BenchConfig) -> dict[str, AttentionShape]:
     """The layers of the grid by the names that are shown; a policy's own where one is given."""
     if config.bench.policy is not None and config.mode is not BenchMode.attention:
-        shape = _policy_config(config.bench.policy).attention_shape()
+        shape = _policy_config(config.bench.policy).model_shape().attention
         return {label(shape): shape}
-    shapes = [config.attention_shape(name) for name in config.bench.mechanism]
-    return {label(shape): shape for shape in shapes}
+    return {name: shape.attention for name, shape in model_shapes(config).items()}
+
+
+def model_shapes(config: BenchConfig) -> dict[str, ModelShape]:
+    """The models of the grid by the names that are shown."""
+    shapes = map(config.model_shape, config.bench.mechanism)
+    return {label(shape.attention): shape for shape in shapes}
 
 
 def paper_xl_shapes() -> dict[str, AttentionShape]:

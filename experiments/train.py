@@ -160,37 +160,15 @@ def prepare_corpus_for(config: TrainConfig, run: Run) -> TokenisedCorpus:
 
 def build_model(config: TrainConfig, corpus: TokenisedCorpus, run: Run) -> RlExpForCausalLM:
     """A freshly initialised model; its weights depend on the seed's stream `initialisation` only."""
-    shape, attention, size = config.model_shape(len(corpus.tokenizer)), config.attention_shape(), config.model
-    model = RlExpForCausalLM(
-        RlExpConfig(
-            attention=str(attention.mechanism),
-            hidden_size=attention.hidden_size,
-            layers=shape.layers,
-            query_heads=attention.query_heads,
-            head_dim=attention.head_dim,
-            key_value_heads=attention.key_value_heads,
-            tied_heads=attention.tied_heads,
-            latent_heads=attention.latent_heads,
-            latent_dim=attention.latent_dim,
-            query_latent_dim=attention.query_latent_dim,
-            rope_dim=attention.rope_dim,
-            split_query_latent=attention.split_query_latent,
-            low_rank_bias=attention.low_rank_bias,
-            output_gate=attention.output_gate,
-            zero_init_output=config.attention.zero_init_output,
-            latent_scaling=config.attention.latent_scaling,
-            feed_forward_dim=shape.feed_forward_dim,
-            vocab_size=len(corpus.tokenizer),
-            max_position_embeddings=max(2048, config.training.sequence_length),
-            rope_base=size.rope_base,
-            norm_epsilon=size.norm_epsilon,
-            initializer_range=size.initializer_range,
-            tie_word_embeddings=size.tie_embeddings,
-            bos_token_id=corpus.tokenizer.bos_token_id,
-            eos_token_id=corpus.tokenizer.eos_token_id,
-            pad_token_id=corpus.tokenizer.pad_token_id,
-        )
+    tokenizer = corpus.tokenizer
+    model_config = RlExpConfig.from_shape(
+        config.model_shape(len(tokenizer)),
+        max_position_embeddings=max(2048, config.training.sequence_length),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    model = RlExpForCausalLM(model_config)
     initialise(model, run.seeds.torch("initialisation"))
     return model
 

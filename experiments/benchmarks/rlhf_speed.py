@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.benchmarks.peers import llama_with_weights_of
 from experiments.models.configuration import RlExpConfig
-from experiments.models.shapes import AttentionMechanism, AttentionShape, matched_feed_forward_dim
+from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
 from experiments.models.transformer import RlExpForCausalLM, build_model
 from experiments.runs.files import write_json
 from experiments.tasks.task import Prompt
@@ -96,16 +96,10 @@ def policy(shape: str) -> RlExpForCausalLM:
     attention = AttentionShape(
         mechanism=AttentionMechanism.gqa, hidden_size=hidden_size, query_heads=8, head_dim=hidden_size // 8
     )
-    config = RlExpConfig(
-        attention="gqa",
-        hidden_size=hidden_size,
-        layers=layers,
-        query_heads=8,
-        head_dim=attention.head_dim,
-        feed_forward_dim=matched_feed_forward_dim(attention, feed_forward_dim),
-        vocab_size=VOCABULARY,
+    model = ModelShape.matched(
+        attention, anchor_feed_forward_dim=feed_forward_dim, layers=layers, vocabulary_size=VOCABULARY
     )
-    return build_model(config, torch.Generator().manual_seed(0))
+    return build_model(RlExpConfig.from_shape(model), torch.Generator().manual_seed(0))
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

@@ -16,9 +16,9 @@ import torch
 
 from ..decoding.cost_model import cached_bytes_per_token, duplication_factor
 from ..decoding.tensor_parallel import TensorParallelDecoder, shard_model
-from ..models.configuration import SHAPE_FIELDS, RlExpConfig
+from ..models.configuration import RlExpConfig
 from ..models.initialisation import initialise
-from ..models.shapes import AttentionShape
+from ..models.shapes import AttentionShape, ModelShape
 from ..models.transformer import RlExpForCausalLM
 from ..runs.ranks import Ranks
 from .attention import DTYPES
@@ -86,13 +86,7 @@ def measure_sharded(setting: ShardedSetting, ranks: Ranks, *, rounds: int, seed:
 
 def _one_layer(shape: AttentionShape, ranks: int, generator: torch.Generator) -> RlExpForCausalLM:
     """A model whose only layer has this attention, and as little else as there can be."""
-    config = RlExpConfig(
-        attention=str(shape.mechanism.value),
-        layers=1,
-        vocab_size=8,
-        feed_forward_dim=ranks,
-        **{name: getattr(shape, name) for name in SHAPE_FIELDS},
-    )
-    model = RlExpForCausalLM(config)
+    one_layer = ModelShape(attention=shape, layers=1, vocabulary_size=8, feed_forward_dim=ranks)
+    model = RlExpForCausalLM(RlExpConfig.from_shape(one_layer))
     initialise(model, generator)
     return model.eval()

@@ -24,7 +24,7 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.models.configuration import RlExpConfig
-from experiments.models.shapes import AttentionMechanism, AttentionShape, matched_feed_forward_dim
+from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.training.optimizers import build_optimizer, clip_gradients
 
@@ -76,17 +76,13 @@ def our_model(mechanism: str, arguments: argparse.Namespace) -> RlExpForCausalLM
         query_heads=arguments.heads,
         head_dim=arguments.hidden_size // arguments.heads,
     )
-    return RlExpForCausalLM(
-        RlExpConfig(
-            attention=mechanism,
-            hidden_size=arguments.hidden_size,
-            layers=arguments.layers,
-            query_heads=arguments.heads,
-            head_dim=shape.head_dim,
-            feed_forward_dim=matched_feed_forward_dim(shape, arguments.feed_forward_dim),
-            vocab_size=arguments.vocabulary_size,
-        )
+    model = ModelShape.matched(
+        shape,
+        anchor_feed_forward_dim=arguments.feed_forward_dim,
+        layers=arguments.layers,
+        vocabulary_size=arguments.vocabulary_size,
     )
+    return RlExpForCausalLM(RlExpConfig.from_shape(model))
 
 
 def transformers_llama(mechanism: str, arguments: argparse.Namespace, feed_forward_dim: int) -> LlamaForCausalLM:

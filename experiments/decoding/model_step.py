@@ -57,7 +57,7 @@ class DecodeModel:
         kernel: DecodeKernel | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.shape = model.config.attention_shape()
+        self.shape = model.config.model_shape().attention
         if self.shape.head_dim % 2:
             raise ValueError(
                 f"head_dim={self.shape.head_dim} is odd: the decode engine holds rotated dimensions in pairs and needs "

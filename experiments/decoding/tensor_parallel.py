@@ -46,7 +46,7 @@ def shard_model(model: RlExpForCausalLM, rank: int, tensor_parallel: int) -> RlE
     Embedding, norms over the hidden size and head are on every rank. Its own outputs are partial: only
     `TensorParallelDecoder` sums them. Raises ValueError for impossible splits.
     """
-    shape, config = model.config.attention_shape(), copy.deepcopy(model.config)
+    shape, config = model.config.model_shape().attention, copy.deepcopy(model.config)
     if config.feed_forward_dim % tensor_parallel:
         raise ValueError(
             f"tensor_parallel={tensor_parallel} is impossible: it must divide "
@@ -70,7 +70,7 @@ def shard_model(model: RlExpForCausalLM, rank: int, tensor_parallel: int) -> RlE
 
 def weight_slices(config: RlExpConfig, rank: int, tensor_parallel: int) -> dict[str, dict[int, Tensor]]:
     """For every weight of a block that is split: which indices of which dimension the rank holds."""
-    shape = config.attention_shape()
+    shape = config.model_shape().attention
     query_heads, head_dim, rope_dim = shape.query_heads, shape.head_dim, shape.rope_dim
     cached_heads: int = getattr(shape, shape.states_heads_name)
     heads = torch.arange(query_heads).chunk(tensor_parallel)[rank]
@@ -135,7 +135,7 @@ class TensorParallelDecoder:
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self.model, self.kernel, self.group = model, kernel, group
-        self.shape: AttentionShape = model.config.attention_shape()
+        self.shape: AttentionShape = model.config.model_shape().attention
         self.cache = DecodeCache(
             self.shape, layers=model.config.layers, batch_size=batch_size, max_length=max_length, dtype=dtype
         )

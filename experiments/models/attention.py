@@ -49,7 +49,7 @@ class Attention(nn.Module):
     def __init__(self, config: RlExpConfig, layer_index: int) -> None:
         super().__init__()
         self.layer_index = layer_index
-        self.shape = config.attention_shape()
+        self.shape = config.model_shape().attention
         self.scale = self.shape.softmax_scale
         width = self.shape.query_heads * self.shape.head_dim
         self.output = Linear(width, self.shape.hidden_size, bias=False)

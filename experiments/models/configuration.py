@@ -1,38 +1,29 @@
 """The configuration of a model, as transformers stores it beside the weights.
 
-Flat fields mirror `AttentionShape` and `ModelShape`, so that `config.json` reads like the shape; the
-arithmetic and the refusal of impossible shapes stay in `shapes.py`. After construction no shape field is
-None: what was left out has been resolved, so a stored configuration does not depend on the defaults of a
-later version.
+`RlExpConfig.from_shape` makes it from a `ModelShape`, and `model_shape()` gives that back. Flat fields have the names
+of the shape, so that `config.json` reads like it; the arithmetic and the refusal of impossible shapes stay in
+`shapes.py`. After construction no shape field is None: what was left out has been resolved, so a stored configuration
+does not depend on the defaults of a later version.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
-from .shapes import AttentionMechanism, AttentionShape, ModelShape, matched_feed_forward_dim
+from .shapes import AttentionMechanism, AttentionOptions, AttentionShape, ModelShape, matched_feed_forward_dim
 
 logger = logging.getLogger(__name__)
 
-SHAPE_FIELDS = (
-    "hidden_size",
-    "query_heads",
-    "head_dim",
-    "key_value_heads",
-    "tied_heads",
-    "latent_heads",
-    "latent_dim",
-    "query_latent_dim",
-    "rope_dim",
-    "split_query_latent",
-    "low_rank_bias",
-    "output_gate",
-)
+# Fields of `ModelShape` that transformers calls by other names; the others keep theirs.
+STORED_NAMES = {"vocabulary_size": "vocab_size", "tie_embeddings": "tie_word_embeddings"}
+ATTENTION_FIELDS = tuple(field.name for field in fields(AttentionShape) if field.name != "mechanism")
+MODEL_FIELDS = tuple(field.name for field in fields(ModelShape) if field.name != "attention")
 
 # What transformers itself hands to a configuration, or finds in a stored one, beside the declared fields.
 LIBRARY_KEYWORDS = frozenset(
@@ -51,8 +42,8 @@ LIBRARY_KEYWORDS = frozenset(
 
 
 @strict
-class RlExpConfig(PreTrainedConfig):
-    """Shape and options of an `RlExpForCausalLM`.
+class RlExpConfig(PreTrainedConfig, AttentionOptions):
+    """Shape and options of an `RlExpForCausalLM`; the choices of its attention are the fields of `AttentionOptions`.
 
     Raises ValueError for an impossible shape, an unknown mechanism, and a keyword that belongs to nobody
     (with the nearest known name).
@@ -72,17 +63,8 @@ class RlExpConfig(PreTrainedConfig):
     layers: int = 4
     query_heads: int = 4
     head_dim: int = 64
-    key_value_heads: int | None = None
-    tied_heads: int | None = None
-    latent_heads: int | None = None
-    latent_dim: int | None = None
-    query_latent_dim: int | None = None
-    rope_dim: int | None = None
-    split_query_latent: bool = False
     low_rank_bias: bool = False
-    output_gate: bool = False
-    zero_init_output: bool = False  # output projections of attention and feed-forward start at zero (MLRA, 2603.02188)
-    latent_scaling: bool = False  # latents times sqrt(hidden_size / width) after their norm (MLRA, 2603.02188)
+    zero_init_output: bool = False
     feed_forward_dim: int | None = None  # None: matched to an MHA model whose feed-forward is 8/3 hidden_size wide
     vocab_size: int = 4096
     max_position_embeddings: int = 2048
@@ -97,20 +79,27 @@ class RlExpConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_unknown(kwargs)
-        allowed = [mechanism.value for mechanism in AttentionMechanism]
+        allowed = [str(mechanism) for mechanism in AttentionMechanism]
         if self.attention not in allowed:
             raise ValueError(
                 f"attention={self.attention!r} is unknown{_nearest(self.attention, allowed)}: "
                 f"use one of {', '.join(allowed)}"
             )
-        self.attention = str(AttentionMechanism(self.attention).value)
-        shape = self.attention_shape()
-        for name in SHAPE_FIELDS:
-            setattr(self, name, getattr(shape, name))
+        self.attention = str(self.attention)  # config.json holds a word
+        attention = self._attention_shape()
+        for name in ATTENTION_FIELDS:
+            setattr(self, name, getattr(attention, name))
         if self.feed_forward_dim is None:
-            self.feed_forward_dim = matched_feed_forward_dim(shape, _anchor_feed_forward_dim(self.hidden_size))
+            self.feed_forward_dim = matched_feed_forward_dim(attention, _anchor_feed_forward_dim(self.hidden_size))
         self.model_shape()
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_shape(cls, shape: ModelShape, **options: Any) -> RlExpConfig:
+        """The configuration of `shape`. `options` are the fields that no shape has: token ids, longest position."""
+        attention = {name: getattr(shape.attention, name) for name in ATTENTION_FIELDS}
+        model = {STORED_NAMES.get(name, name): getattr(shape, name) for name in MODEL_FIELDS}
+        return cls(attention=str(shape.attention.mechanism), **attention, **model, **options)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -124,23 +113,14 @@ class RlExpConfig(PreTrainedConfig):
             setattr(config, name, value)
         return built
 
-    def attention_shape(self) -> AttentionShape:
-        """The shape of one attention layer."""
-        return AttentionShape(
-            mechanism=AttentionMechanism(self.attention),
-            **{name: getattr(self, name) for name in SHAPE_FIELDS},
-        )
-
     def model_shape(self) -> ModelShape:
-        """The shape of the whole decoder."""
-        assert self.feed_forward_dim is not None  # resolved in __post_init__
-        return ModelShape(
-            attention=self.attention_shape(),
-            layers=self.layers,
-            vocabulary_size=self.vocab_size,
-            feed_forward_dim=self.feed_forward_dim,
-            tie_embeddings=self.tie_word_embeddings,
-        )
+        """The shape of the complete decoder."""
+        model = {name: getattr(self, STORED_NAMES.get(name, name)) for name in MODEL_FIELDS}
+        return ModelShape(attention=self._attention_shape(), **model)
+
+    def _attention_shape(self) -> AttentionShape:
+        given = {name: getattr(self, name) for name in ATTENTION_FIELDS}
+        return AttentionShape(mechanism=AttentionMechanism(self.attention), **given)
 
     @classmethod
     def _knows(cls, name: str) -> bool:

@@ -70,7 +70,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
-        self.rope_dim = config.attention_shape().rope_dim
+        self.rope_dim = config.model_shape().attention.rope_dim
         self.rotates_on_reading = ATTENTION_CLASSES[config.attention].rotates_on_reading
 
     def forward(

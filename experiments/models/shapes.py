@@ -1,7 +1,8 @@
 """The arithmetic of attention mechanisms: shapes, cached elements, parameters. Standard library only.
 
-The configuration checks, the models, the caches and the cost model all ask this module, so that a shape has
-one definition. It imports nothing heavy: `rl-exp --help` and every pre-flight check run through it.
+`ModelShape` is the only description of a model: the configuration composes into it, `RlExpConfig` is made from it and
+gives it back, and the models, the caches and the cost model ask it. This module imports nothing heavy: `rl-exp --help`
+and every pre-flight check run through it.
 
 Source: Hardware-Efficient Attention for Fast Decoding (arXiv 2505.21487), sections 2.1, 3.2, 3.3 and appendix
 B.1.
@@ -49,6 +50,29 @@ class CachedState:
         return -(-self.heads // tensor_parallel) * self.dim
 
 
+@dataclass
+class AttentionOptions:
+    """What a mechanism leaves to choose, by the names of the YAML group `attention` and of config.json.
+
+    None asks for the paper's default, as in `AttentionShape`, which explains the fields.
+    """
+
+    key_value_heads: int | None = None  # GQA, tied_key_value: default 4
+    tied_heads: int | None = None  # GTA: default 4
+    latent_heads: int | None = None  # GLA: default 2
+    latent_dim: int | None = None  # width of one latent head; default 4 head_dim (MLA), 2 head_dim (GLA)
+    query_latent_dim: int | None = None  # rank of the query projection; default 8 head_dim
+    rope_dim: int | None = None  # separate rotated key; default head_dim / 2
+    split_query_latent: bool = False  # the paper's GLA_q
+    output_gate: bool = False
+    latent_scaling: bool = False  # multiply latents by sqrt(hidden_size / latent_dim)
+
+    def given(self) -> dict[str, int]:
+        """The options that ask for something other than the default."""
+        values = {field.name: getattr(self, field.name) for field in fields(AttentionOptions)}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
 class Resolved:
     """A count that may be given as None, for the paper's default, and is an int once the shape stands."""
 
@@ -90,10 +114,12 @@ class AttentionShape:
     rope_dim: Resolved = Resolved()
     # The paper's GLA_q: each latent group reads its own share of the query latent
     split_query_latent: bool = False
-    # Biases in the low-rank projections (the paper's parameter counts have them)
+    # Biases in the low-rank projections of MLA and GLA (the paper's parameter counts have them) and of GTA's RoPE key
     low_rank_bias: bool = False
     # A sigmoid gate on the heads' output, computed from the layer input (one more projection of d x h d_h)
     output_gate: bool = False
+    # Latents times sqrt(hidden_size / width) after their norm (MLRA, arXiv 2603.02188)
+    latent_scaling: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -237,6 +263,11 @@ class ModelShape:
     vocabulary_size: int
     feed_forward_dim: int
     tie_embeddings: bool = True
+    rope_base: float = 10000.0
+    norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    # Output projections of attention and feed-forward start at zero (MLRA, arXiv 2603.02188)
+    zero_init_output: bool = False
 
     def __post_init__(self) -> None:
         for name in ("layers", "vocabulary_size", "feed_forward_dim"):
@@ -248,6 +279,14 @@ class ModelShape:
         d = self.attention.hidden_size
         block = self.attention.parameters() + 3 * d * self.feed_forward_dim + 2 * d
         return self.layers * block + d + (1 if self.tie_embeddings else 2) * self.vocabulary_size * d
+
+    @classmethod
+    def matched(
+        cls, attention: AttentionShape, *, anchor_feed_forward_dim: int, layers: int, vocabulary_size: int
+    ) -> ModelShape:
+        """The model with the parameters of the MHA model whose feed-forward is `anchor_feed_forward_dim` wide."""
+        width = matched_feed_forward_dim(attention, anchor_feed_forward_dim)
+        return cls(attention=attention, layers=layers, vocabulary_size=vocabulary_size, feed_forward_dim=width)
 
     def training_flops_per_token(self) -> int:
         """6 N: forward and backward of every weight (a tied embedding counts as the output projection)."""

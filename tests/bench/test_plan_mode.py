@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from conf.bench_config import BenchConfig
+from conf.bench_config import BenchConfig, BenchMode
 from conf.plan_config import PlanDevice
 from conf.train_config import ModelConfig
 from experiments.benchmarks.device_table import DEVICES
@@ -16,12 +16,13 @@ from experiments.benchmarks.published_serving import PUBLISHED, SERVED_EXPERTS, 
 from experiments.decoding.whole_model_cost import Placement, device_weights
 
 LLAMA = BenchConfig(
+    mode=BenchMode.plan,
     model=ModelConfig(
         layers=32, hidden_size=4096, query_heads=32, head_dim=128, anchor_feed_forward_dim=12288, tie_embeddings=False
-    )
+    ),
 )
 NAMES = ("mha", "gqa-8", "gta-8", "mla", "gla-2")
-SHAPES = {name: LLAMA.planned_shape(name) for name in NAMES}
+SHAPES = {name: LLAMA.model_shape(name) for name in NAMES}
 H100 = Serving(device=DEVICES["h100"], weights="bf16", weight_bytes=2, cache="bf16", cache_bytes=2, memory_share=0.9)
 
 

@@ -289,7 +289,7 @@ def test_launching_triton_kernels_waits_for_nothing_and_makes_equal_grids_whatev
     monkeypatch.setattr(launcher, "cuda_device", lambda index: device)
     for kernel in ("attend_split", "combine"):
         monkeypatch.setattr(launcher, kernel, Recorded())
-    shape = case_model("gla").config.attention_shape()
+    shape = case_model("gla").config.model_shape().attention
     with PretendDevice() as pretended:
         there = pretended.name
         storage = torch.zeros(64, 16, shape.cached_elements(), device=there)

@@ -77,7 +77,7 @@ def test_every_rank_gets_the_whole_models_logits(ranks, name, size):
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_rank_allocates_exactly_the_predicted_bytes(ranks, name, size):
-    shape = RlExpConfig(**{**SIZES, **MODELS[name]}).attention_shape()
+    shape = RlExpConfig(**{**SIZES, **MODELS[name]}).model_shape().attention
     predicted = 4 * SIZES["layers"] * BATCH * MAX_LENGTH * shape.cached_elements(tensor_parallel=size)
     assert [ranks[rank][name][str(size)][1] for rank in range(size)] == [predicted] * size
 

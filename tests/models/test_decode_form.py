@@ -88,7 +88,7 @@ def test_right_padded_prompts_continue_as_if_they_were_alone(name):
 @torch.no_grad()
 def test_the_cache_holds_exactly_the_counted_elements(name):
     model = case_model(name)
-    shape, rows = model.config.attention_shape(), 3
+    shape, rows = model.config.model_shape().attention, 3
     grown, preallocated = dynamic(model.config), static(model.config)
     for cache, slots in ((grown, 5), (preallocated, LENGTH + 3)):
         model(tokens(rows, 5), past_key_values=cache)
