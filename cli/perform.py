@@ -7,6 +7,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
+from cli.prerequisites import finished_run
 from cli.screens import show_document, show_end, show_finished_before, show_job, show_start
 from cli.sweep import record_job
 from conf.commands import COMMANDS
@@ -130,10 +132,13 @@ def _follow(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -
 
 
 def _experiment(command: Command) -> Callable[[Any, Run], dict[str, Any]]:
-    function: Callable[[Any, Run], dict[str, Any]] = getattr(
+    """The function of experiments/<experiment>.py; one that starts from another command's run is handed its maker."""
+    function: Callable[..., dict[str, Any]] = getattr(
         importlib.import_module(f"experiments.{command.experiment}"), command.experiment
     )
-    return function
+    if command.starts_from is None:
+        return function
+    return partial(function, make_policy=partial(finished_run, COMMANDS[command.starts_from]))
 
 
 def _tell_failure(console: Console, directory: Path, error: Exception) -> None:

@@ -24,6 +24,7 @@ class Command:
     step_name: str  # the x-axis of its metrics
     config_name: str = ""  # of conf/<config_name>.yaml
     experiment: str = ""
+    starts_from: str | None = None  # a command whose finished run it needs: the policy
     comparison: str = ""  # experiments/<comparison>.py may have `compare(runs, sweep_directory, console)`
 
     def __post_init__(self) -> None:
@@ -43,13 +44,16 @@ COMMANDS = {
         Command("train", "conf.train_config", "TrainConfig", step_name="tokens"),
         Command("bench", "conf.bench_config", "BenchConfig", step_name="cell"),
         Command("controlled", "conf.controlled_config", "ControlledConfig", step_name="step"),
-        Command("reward-eval", "conf.reward_eval_config", "RewardEvalConfig", step_name="reward_model"),
-        Command("rlhf", "conf.rlhf_config", "RlhfConfig", step_name="step"),
+        Command(
+            "reward-eval", "conf.reward_eval_config", "RewardEvalConfig", step_name="reward_model", starts_from="train"
+        ),
+        Command("rlhf", "conf.rlhf_config", "RlhfConfig", step_name="step", starts_from="train"),
         Command(
             "rlhf-sweep",
             "conf.rlhf_config",
             "RlhfConfig",
             step_name="step",
+            starts_from="train",
             experiment="rlhf",
             comparison="rlhf_sweep",
         ),

@@ -3,50 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from typing import Any
 
 from conf.limits import limited
 from conf.train_config import Precision
-
-
-class Advantage(Enum):
-    """How rewards of a group become advantages: see experiments/training/advantages.py."""
-
-    reinforce = "reinforce"  # reward minus the batch mean
-    rloo = "rloo"  # minus the mean of the other samples of its prompt
-    grpo = "grpo"  # minus the group's mean, over its std
-    grpo_without_std = "grpo_without_std"  # minus the group's mean (Dr. GRPO)
-
-
-class KlPlace(Enum):
-    """Where the KL divergence to the reference policy acts."""
-
-    none = "none"
-    reward = "reward"  # the summed log-ratio is taken off the reward, as in RLOO
-    loss = "loss"  # an estimate with a gradient of its own is added to the loss
-
-
-class KlEstimator(Enum):
-    """Estimates of KL(policy || reference) from samples of the policy (Schulman, approximating KL divergence)."""
-
-    k1 = "k1"
-    k2 = "k2"
-    k3 = "k3"
-
-
-class PolicyOptimizer(Enum):
-    """`sgd` keeps the scale of the gradient, and so of the reward; `adam` mostly divides it away."""
-
-    adam = "adam"
-    sgd = "sgd"
-
-
-class LossDenominator(Enum):
-    """What the sum of token losses is divided by."""
-
-    sequences = "sequences"  # RLOO: the mean over sequences of the sum over tokens
-    tokens = "tokens"  # DAPO: all tokens of the batch
-    each_sequence = "each_sequence"  # GRPO: the mean over each sequence first
+from experiments.training.algorithms import Advantage, KlEstimator, KlPlace, LossDenominator, PolicyOptimizer
 
 
 @dataclass
@@ -82,7 +43,7 @@ class PolicyGradientConfig:
         if self.advantage is not Advantage.reinforce and self.group_size < 2:
             raise ValueError(
                 f"policy_gradient.group_size={self.group_size}: must be at least 2 with "
-                f"advantage={self.advantage.value}, which compares the samples of a prompt (or use "
+                f"advantage={self.advantage}, which compares the samples of a prompt (or use "
                 "advantage=reinforce)"
             )
         if self.completions_per_step < self.minibatches:
@@ -95,3 +56,17 @@ class PolicyGradientConfig:
     def completions_per_step(self) -> int:
         """Rollouts of one step."""
         return self.prompts_per_step * self.group_size
+
+    def update_settings(self) -> dict[str, Any]:
+        """The arguments of experiments/training/policy_gradient_step.py that are settings."""
+        return {
+            "epochs": self.epochs,
+            "minibatches": self.minibatches,
+            "clip": self.clip,
+            "sequence_ratio": self.sequence_ratio,
+            "denominator": self.loss_denominator,
+            "kl_estimator": self.kl_estimator,
+            "kl_coefficient": self.kl_coefficient if self.kl_place is KlPlace.loss else 0.0,
+            "gradient_clip": self.gradient_clip,
+            "precision": self.precision.value,
+        }

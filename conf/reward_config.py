@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.limits import checked, limited
+from experiments.rewards.ensemble import Combination
+from experiments.rewards.families import RewardFamily
+from experiments.rewards.graded_truth import BadProperty
+from experiments.rewards.normalisation import Normalisation
 
 REWARD_DIRECTORY = Path(__file__).resolve().parent / "reward"
 
 
-class RewardFamily(Enum):
-    """How the reward errs: see experiments/rewards/."""
-
-    ground_truth = "ground_truth"
-    scaled = "scaled"  # perfectly accurate, low variance on a share of the prompts
-    noisy = "noisy"  # noise per output up to a target accuracy
-    coarse = "coarse"  # few levels
-    clipped = "clipped"
-    overpaying = "overpaying"  # a bad output overpaid: reward hacking
-    suppressing = "suppressing"  # mediocre outputs pushed down: the beneficial error
-    credit = "credit"  # partial or binary credit for the parts of the ground truth
-    trained = "trained"  # a Bradley-Terry reward model
-    ensemble = "ensemble"
-    hub = "hub"  # any sequence-classification model of transformers
-
-
-class Normalisation(Enum):
-    """What rewards are divided by before they train a policy; statistics come from the probe rollouts."""
-
-    none = "none"
-    global_std = "global_std"  # mean and std over all probe rollouts: the papers' choice
-    within_prompt_std = "within_prompt_std"  # sqrt of the mean within-prompt variance (good-teacher paper, Table 9)
-    per_prompt = "per_prompt"  # mean and std of each prompt's group
-    batch = "batch"  # whitened in every batch
-
-
-class OffPolicy(Enum):
+class OffPolicy(StrEnum):
     """Where off-policy pairs come from: see experiments/training/completion_sources.py."""
 
     corpus = "corpus"  # real continuations, of other sentences
@@ -88,16 +66,6 @@ class ClippedConfig:
 
     def __post_init__(self) -> None:
         _quantiles("reward.clipped", self.low, self.high)
-
-
-class BadProperty(Enum):
-    """What is overpaid: see experiments/rewards/graded_truth.py."""
-
-    repeated_word = "repeated_word"  # the same word twice in a row
-    short = "short"  # fewer tokens than fewest_tokens
-    unfinished = "unfinished"  # cut off before a stop token
-    pattern = "pattern"  # the text matches a regular expression
-    low_ground_truth = "low_ground_truth"  # the ground truth is low, nothing else
 
 
 @dataclass
@@ -164,13 +132,6 @@ class TrainedRewardConfig:
     centre_coefficient: float = limited(0.01, at_least=0)  # pulls the sum of a pair's rewards to 0
 
 
-class Combination(Enum):
-    """How the members of an ensemble become one reward."""
-
-    mean = "mean"
-    min = "min"
-
-
 @dataclass
 class EnsembleConfig:
     """Reward models of conf/reward/ as one, each of std 1 on the probe rollouts."""
@@ -179,7 +140,7 @@ class EnsembleConfig:
     combination: Combination = Combination.mean
 
 
-class HubDtype(Enum):
+class HubDtype(StrEnum):
     """Arithmetic of a hub reward model."""
 
     float32 = "float32"
@@ -245,7 +206,7 @@ class RewardConfig:
 
     def family_settings(self) -> dict[str, Any]:
         """The knobs of the chosen family as plain values, for experiments/rewards/; {} where it has none."""
-        chosen = getattr(self, self.family.value, None)
+        chosen = getattr(self, self.family, None)
         if chosen is None:
             return {}
         return _plain(chosen)
@@ -280,4 +241,4 @@ def _quantiles(key: str, low: float, high: float) -> None:
 
 
 def _plain(knobs: Any) -> dict[str, Any]:
-    return {key: value.value if isinstance(value, Enum) else value for key, value in vars(knobs).items()}
+    return dict(vars(knobs))

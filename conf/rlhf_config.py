@@ -7,7 +7,7 @@ when it is missing. `policy.path` names another one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -18,6 +18,7 @@ from conf.reward_config import REWARD_DIRECTORY, RewardConfig, RewardFamily, nam
 from conf.run_config import RunConfig
 from conf.task_config import TaskConfig
 from conf.train_config import TrainConfig
+from experiments.runs.external_inputs import local_files
 
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
 
@@ -27,6 +28,7 @@ class PolicyConfig:
     """The policy at the start, which is also the reference policy."""
 
     path: str | None = None  # a folder or hub name of a transformers causal language model; null: made by `train`
+    revision: str | None = None  # of a hub model: a branch, tag or commit; null: its main branch
     seed: int = limited(0, at_least=0)  # of `rl-exp train`; `seed` itself is that of the policy-gradient run
 
     def __post_init__(self) -> None:
@@ -40,13 +42,6 @@ class PolicyConfig:
                 f"policy.path={self.path} holds no model (no config.json): name the model folder of a trained run, "
                 "such as outputs/train/<run id>/model, or a folder that save_pretrained wrote"
             )
-
-    def files(self) -> list[Path]:
-        """What a local folder's model consists of."""
-        folder = None if self.path is None else Path(self.path)
-        if folder is None or not folder.is_dir():
-            return []
-        return sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
 
 
 @dataclass
@@ -74,13 +69,18 @@ class PolicyTaskConfig(TrainConfig):
                 "the second"
             )
 
+    def policy_training(self) -> TrainConfig:
+        """The settings of `rl-exp train` that make the policy."""
+        values = {item.name: getattr(self, item.name) for item in fields(TrainConfig)}
+        return TrainConfig(**values | {"seed": self.policy.seed, "force": False})
+
     def check_processes(self, processes: int | None) -> None:
         """See `RunConfig`: one process, unless a command says otherwise."""
         RunConfig.check_processes(self, processes)
 
     def input_files(self) -> list[Path]:
         """The files of a local corpus and of a local policy."""
-        return [*super().input_files(), *self.policy.files()]
+        return [*super().input_files(), *local_files(self.policy.path)]
 
 
 @dataclass

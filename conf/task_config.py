@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from conf.limits import limited
@@ -11,7 +11,7 @@ from conf.reward_config import HubRewardConfig
 from experiments.tasks.constraint_checks import constraint_named
 
 
-class TaskKind(Enum):
+class TaskKind(StrEnum):
     """Which program is the ground truth: see experiments/tasks/."""
 
     sentiment = "sentiment"
@@ -86,7 +86,7 @@ class TaskConfig:
     def __post_init__(self) -> None:
         if self.fluency_weight and self.kind not in (TaskKind.sentiment, TaskKind.constraints):
             raise ValueError(
-                f"task.fluency_weight={self.fluency_weight}: must be 0 with task.kind={self.kind.value}; only "
+                f"task.fluency_weight={self.fluency_weight}: must be 0 with task.kind={self.kind}; only "
                 "sentiment and constraints have a fluency term"
             )
         if self.kind is TaskKind.preference:

@@ -25,42 +25,39 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from conf.reward_eval_config import RewardEvalConfig
-from experiments.evaluate_rewards import OffPolicyOutputs, evaluate_rewards, prepare_off_policy
-from experiments.prepare import PreparedPolicy, prepare_policy, prepare_probe
-from experiments.prepare_rewards import PreparedReward, prepare_rewards
-from experiments.prepare_task import prepare_task
+from experiments.preparation.policy import PolicyMaker
+from experiments.preparation.properties import OffPolicyOutputs, evaluate_rewards, prepare_off_policy
+from experiments.preparation.rewards import prepare_rewards
+from experiments.preparation.setup import Setup, prepare
 from experiments.reports.reward_figures import draw_properties, draw_variance_against_accuracy, draw_within_prompt_std
 from experiments.reports.reward_tables import accuracies_table, effective_line, errors_table, properties_table
 from experiments.reward_metrics.evaluation import Evaluation
+from experiments.rewards.reward import Reward
 from experiments.runs.files import finite, read_json, write_json
 from experiments.runs.metrics import choose_wandb_mode
 from experiments.runs.run import Run
-from experiments.tasks.task import Task
-from experiments.training.device import prepare_device
-from experiments.training.probe import Probe
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
 
-def reward_eval(config: RewardEvalConfig, run: Run) -> dict[str, Any]:
+def reward_eval(config: RewardEvalConfig, run: Run, make_policy: PolicyMaker) -> dict[str, Any]:
     """Score, measure, print, draw, record; returns the summary. `results.json` is the document of the last line."""
-    device = prepare_device(config.device.value, config.threads)
     run.resume_metrics(0)  # policy, rollouts and reward models are kept; the rest takes seconds and starts over
-    policy = prepare_policy(config, run, device)
-    task = prepare_task(config, run, policy)
-    probe = prepare_probe(config, run, policy, task)
-    off_policy = prepare_off_policy(config, run, policy, task, probe)
-    tell(run, policy, task, probe, off_policy)
-    rewards = []
+    setup = prepare(config, run, make_policy)
+    policy, task, probe = setup.policy, setup.task, setup.probe
+    off_policy = prepare_off_policy(setup)
+    record_setup(setup, off_policy)
+    print_setup(setup, off_policy)
+    rewards: list[Reward] = []
     with run.progress("reward models", len(config.rewards)) as bar:
         for name in config.rewards:
-            rewards += prepare_rewards([name], config, run, policy, task, probe)
+            rewards += prepare_rewards(setup, [name])
             bar.advance(1, ready=name)
     evaluation = evaluate_rewards(
+        setup,
         rewards,
-        probe,
         off_policy,
         run.seeds.numpy("evaluation"),
         resamples=config.resamples,
@@ -78,14 +75,14 @@ def reward_eval(config: RewardEvalConfig, run: Run) -> dict[str, Any]:
         "task": task.name,
         "prompts": probe.prompts,
         "samples": probe.samples,
-        "off_policy_pairs": 0 if off_policy is None else len(off_policy.prompt),
+        "off_policy_pairs": _pairs(off_policy),
         "confidence": evaluation.confidence,
         "rows": rows,
     }
     run.write_json("results.json", document)
     write_parquet(rows, run.directory / "results.parquet")
     show(rows, run.console)
-    scores = np.stack([probe.by_prompt(reward(probe.outputs)) for reward in rewards])
+    scores = np.stack([probe.by_prompt(reward.probe_rewards) for reward in rewards])
     figures = draw(evaluation, scores, run.figures)
     for figure in figures:
         run.console.print(f"[bold]figure[/]    {figure}", highlight=False, soft_wrap=True)
@@ -105,19 +102,33 @@ def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
     show(rows, console)
 
 
-def tell(run: Run, policy: PreparedPolicy, task: Task, probe: Probe, off_policy: OffPolicyOutputs | None) -> None:
-    """The first screen's part on what is looked at, and the same facts in the manifest."""
-    pairs = 0 if off_policy is None else len(off_policy.prompt)
-    run.add_to_manifest(policy=policy.label, policy_address=policy.address, task=task.recipe(), off_policy_pairs=pairs)
-    run.console.print(
-        f"[bold]policy[/]    {policy.label}\n"
-        f"[bold]task[/]      {task.name}, ground truth of the policy {probe.outputs.ground_truth.mean():+.3f}\n"
-        f"[bold]probe[/]     {probe.prompts} prompts x {probe.samples} samples, {pairs} off-policy pairs",
+def record_setup(setup: Setup, off_policy: OffPolicyOutputs | None) -> None:
+    """What the run starts from, in its manifest."""
+    setup.run.add_to_manifest(
+        policy=setup.policy.label,
+        policy_address=setup.policy.address,
+        policy_identity=setup.policy.identity,
+        task=setup.task.recipe(),
+        off_policy_pairs=_pairs(off_policy),
+    )
+
+
+def print_setup(setup: Setup, off_policy: OffPolicyOutputs | None) -> None:
+    """The first screen's part on policy, task and probe."""
+    probe = setup.probe
+    setup.run.console.print(
+        f"[bold]policy[/]    {setup.policy.label}\n"
+        f"[bold]task[/]      {setup.task.name}, ground truth of the policy {probe.outputs.ground_truth.mean():+.3f}\n"
+        f"[bold]probe[/]     {probe.prompts} prompts x {probe.samples} samples, {_pairs(off_policy)} off-policy pairs",
         highlight=False,
     )
 
 
-def reward_metrics(row: Row, reward: PreparedReward) -> Row:
+def _pairs(off_policy: OffPolicyOutputs | None) -> int:
+    return 0 if off_policy is None else len(off_policy.prompt)
+
+
+def reward_metrics(row: Row, reward: Reward) -> Row:
     """A reward model's row of metrics.jsonl: `reward/<property>` with its interval, and what it is made of."""
     facts = {f"facts/{name}": value for name, value in reward.facts.items() if isinstance(value, int | float | str)}
     labels = ("reward_model", "prompts")

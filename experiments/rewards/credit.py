@@ -7,17 +7,17 @@ met, binary credit only where all are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from experiments.rewards.reward import Reward
 from experiments.tasks.task import Floats, Outputs
 
 CONSTRAINTS = "constraint/"
 MET = 0.999  # a part of at least this much is met
 
 
-class Credit:
+class Credit(Reward):
     """A weighted mean of parts (partial), or 1 where all of them are met and else 0 (binary).
 
     `parts` are names of `Outputs.parts`, without "constraint/" if you like; empty: all constraints. `weights` fit them;
@@ -27,7 +27,7 @@ class Credit:
     def __init__(
         self, name: str, probe: Outputs, *, parts: Sequence[str], weights: Sequence[float] | None, binary: bool
     ) -> None:
-        self.name, self.binary = name, binary
+        self.binary = binary
         self.parts = _resolved(parts, list(probe.parts))
         equal = [1.0] * len(self.parts)
         self.weights = np.array(equal if weights is None else weights, dtype=np.float64)
@@ -38,9 +38,10 @@ class Credit:
             )
         self.weights = self.weights / self.weights.sum()
         met = {part: float((probe.parts[part] >= MET).mean()) for part in self.parts}
-        self.facts: dict[str, Any] = {"parts": self.parts, "binary": binary, "met": met}
+        facts = {"parts": self.parts, "binary": binary, "met": met}
+        super().__init__(name, facts)
 
-    def __call__(self, outputs: Outputs) -> Floats:
+    def score(self, outputs: Outputs) -> Floats:
         values = np.stack([outputs.parts[part] for part in self.parts])  # [parts, n]
         if self.binary:
             return np.asarray((values >= MET).all(axis=0), dtype=np.float64)

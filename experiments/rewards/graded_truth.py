@@ -11,26 +11,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.rewards.hashed_draws import output_uniforms
 from experiments.rewards.probe_statistics import refuse_constant, within_prompt_std
+from experiments.rewards.reward import Reward
 from experiments.tasks.task import Floats, Outputs, Prompt
 
 PromptConstants = Callable[[Sequence[Prompt]], Floats]  # what a task adds to its ground truth, [n] of n rows' prompts
 
 
-class GradedTruth:
+class GradedTruth(Reward):
     """Ground truth without its prompts' constants, changed by `grade`, plus the constants."""
 
     def __init__(self, name: str, constants: PromptConstants | None) -> None:
-        self.name, self.constants = name, constants
-        self.facts: dict[str, Any] = {}
+        super().__init__(name)
+        self.constants = constants
 
-    def __call__(self, outputs: Outputs) -> Floats:
+    def score(self, outputs: Outputs) -> Floats:
         constants = self._constants(outputs)
         return self.grade(outputs.ground_truth - constants, outputs) + constants
 
@@ -144,7 +144,7 @@ class Overpaying(GradedTruth):
         self.bonus = bonus * within_prompt_std(probe.ground_truth, samples)
         (self.most,) = self._quantiles(probe, [quantile])
         overpaid = self._is_overpaid(probe.ground_truth - self._constants(probe), probe)
-        self.facts = {"property": self.property.value, "bonus": self.bonus, "overpaid_share": float(overpaid.mean())}
+        self.facts = {"property": str(self.property), "bonus": self.bonus, "overpaid_share": float(overpaid.mean())}
 
     def grade(self, truth: Floats, outputs: Outputs) -> Floats:
         return truth + self.bonus * self._is_overpaid(truth, outputs)

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.rewards.reward import Reward
+from experiments.runs.external_inputs import identity_of_input
 from experiments.runs.foreign_files import loading, refuse_missing_weights
 from experiments.tasks.task import Floats, Outputs
 
@@ -55,6 +57,7 @@ class SequenceClassifierScorer:
 
         self.path, self.batch_size, self.most_tokens = path, batch_size, most_tokens
         self.tokenizer, self.model = _loaded(path, revision, dtype, trust_remote_code)
+        self.identity = identity_of_input(path, getattr(self.model.config, "_commit_hash", None))  # of what was loaded
         self.model.to(device).eval().requires_grad_(False)
         has_template = bool(getattr(self.tokenizer, "chat_template", None))
         if chat and not has_template:
@@ -127,18 +130,15 @@ class SequenceClassifierScorer:
         return next(token for token in range(len(used) + 1) if token not in used)
 
 
-class HubReward:
+class HubReward(Reward):
     """A scorer as a reward. The question is the prompt's text, or `Prompt.facts["question"]` where a task gives it."""
 
     def __init__(self, name: str, scorer: SequenceClassifierScorer) -> None:
-        self.name, self.scorer = name, scorer
-        self.facts: dict[str, Any] = {
-            "path": scorer.path,
-            "chat": scorer.chat,
-            "parameters": int(scorer.model.num_parameters()),
-        }
+        parameters = int(scorer.model.num_parameters())
+        super().__init__(name, {"path": scorer.path, **scorer.identity, "chat": scorer.chat, "parameters": parameters})
+        self.scorer = scorer
 
-    def __call__(self, outputs: Outputs) -> Floats:
+    def score(self, outputs: Outputs) -> Floats:
         questions = [str(prompt.facts.get("question", prompt.text)) for prompt in outputs.prompts]
         return self.scorer.score(questions, outputs.texts)
 

@@ -8,22 +8,21 @@ that mean to tasks whose rewards are centred.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from experiments.rewards.hashed_draws import prompt_is_chosen
+from experiments.rewards.reward import Reward
 from experiments.tasks.task import Floats, Outputs
 
 
-class Scaled:
+class Scaled(Reward):
     """(ground truth + offset std) x factor on a share of the prompts, x 1 on the others; std over the probe."""
 
     def __init__(self, name: str, probe: Outputs, *, share: float, factor: float, offset: float, seed: int) -> None:
-        self.name, self.share, self.factor, self.seed = name, share, factor, seed
+        self.share, self.factor, self.seed = share, factor, seed
         self.shift = offset * float(probe.ground_truth.std(ddof=1))
-        self.facts: dict[str, Any] = {"share": share, "factor": factor, "shift": self.shift}
+        super().__init__(name, {"share": share, "factor": factor, "shift": self.shift})
 
-    def __call__(self, outputs: Outputs) -> Floats:
+    def score(self, outputs: Outputs) -> Floats:
         shrunk = prompt_is_chosen(outputs.prompts, self.share, self.seed, "scaled")
         return (outputs.ground_truth + self.shift) * np.where(shrunk, self.factor, 1.0)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from experiments.rewards.hashed_draws import output_normals
 from experiments.rewards.probe_statistics import kept_order, refuse_constant, within_prompt_std
+from experiments.rewards.reward import Reward
 from experiments.tasks.task import Floats, Outputs
 
 BISECTIONS = 60
 
 
-class Noisy:
+class Noisy(Reward):
     """Ground truth + std x noise. The noise of an output is a hash of it: the same whenever the output comes.
 
     `std` is set on the probe rollouts so that a share `accuracy` of the pairs that the ground truth tells apart keep
@@ -22,13 +21,14 @@ class Noisy:
     """
 
     def __init__(self, name: str, probe: Outputs, samples: int, *, accuracy: float, seed: int) -> None:
-        self.name, self.seed = name, seed
+        super().__init__(name)
+        self.seed = seed
         refuse_constant(probe, samples, "noisy")
         self.std = self._std_for(probe, samples, accuracy)
         reached = kept_order(self(probe), probe.ground_truth, samples)
-        self.facts: dict[str, Any] = {"noise_std": self.std, "accuracy": reached}
+        self.facts = {"noise_std": self.std, "accuracy": reached}
 
-    def __call__(self, outputs: Outputs) -> Floats:
+    def score(self, outputs: Outputs) -> Floats:
         return outputs.ground_truth + self.std * output_normals(outputs, self.seed, "noisy")
 
     def _std_for(self, probe: Outputs, samples: int, accuracy: float) -> float:

@@ -21,45 +21,39 @@ from experiments.tasks.task import Floats, Outputs
 RELATIVE_TOLERANCE = 1e-9  # a spread below this share of the rewards' magnitude is rounding, not spread
 
 
-class NormalisationKind(StrEnum):
-    """By what."""
+class Normalisation(StrEnum):
+    """What rewards are divided by before they train a policy."""
 
     none = "none"
-    global_std = "global_std"  # mean and std over all probe rollouts: the good-teacher paper's choice
-    within_prompt_std = "within_prompt_std"  # probe mean, and the sqrt of the mean within-prompt variance
-    per_prompt = "per_prompt"  # mean and std of the rows at hand that share the prompt
-    batch = "batch"  # mean and std of the rows at hand
+    global_std = "global_std"  # mean and std over all probe rollouts: the papers' choice
+    within_prompt_std = "within_prompt_std"  # probe mean, sqrt of the mean within-prompt variance (Table 9)
+    per_prompt = "per_prompt"  # mean and std of the rows that share the prompt
+    batch = "batch"  # mean and std of the batch: whitening
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """`(reward - shift) / scale`. Kinds that look at the rows at hand have no shift and scale of their own."""
+    """`(reward - shift) / scale`. `per_prompt` and `batch` have no fixed shift and scale."""
 
-    kind: NormalisationKind
+    kind: Normalisation
     shift: float = 0.0
     scale: float = 1.0
 
     @classmethod
-    def fitted(cls, kind: str, probe_rewards: NDArray[np.float64]) -> Normaliser:
+    def fitted(cls, kind: Normalisation, probe_rewards: NDArray[np.float64]) -> Normaliser:
         """From the rewards [P, N] of the initial policy's probe rollouts.
 
-        Constant rewards get scale 1: they become 0. ValueError for an unknown kind and for rewards that are no [P, N].
+        Constant rewards get scale 1: they become 0. ValueError for rewards that are not [P, N].
         """
-        try:
-            chosen = NormalisationKind(kind)
-        except ValueError as error:
-            raise ValueError(
-                f"reward.normalisation={kind} does not exist: use one of {', '.join(NormalisationKind)}"
-            ) from error
         if probe_rewards.ndim != 2 or probe_rewards.shape[1] < 2:
             raise ValueError(f"probe rewards must be [prompts, at least 2 samples], not {probe_rewards.shape}")
-        if chosen is NormalisationKind.global_std:
-            return cls(chosen, float(probe_rewards.mean()), _std_or_one(probe_rewards.ravel()))
-        if chosen is NormalisationKind.within_prompt_std:
+        if kind is Normalisation.global_std:
+            return cls(kind, float(probe_rewards.mean()), _std_or_one(probe_rewards.ravel()))
+        if kind is Normalisation.within_prompt_std:
             within = float(np.sqrt(probe_rewards.var(axis=1, ddof=1).mean()))
             scale = within if within > _rounding(probe_rewards) else 1.0
-            return cls(chosen, float(probe_rewards.mean()), scale)
-        return cls(chosen)
+            return cls(kind, float(probe_rewards.mean()), scale)
+        return cls(kind)
 
     def __call__(self, rewards: Floats, outputs: Outputs) -> Floats:
         """Normalised rewards [n] of the rows of `outputs`."""
@@ -70,15 +64,15 @@ class Normaliser:
 
         ValueError where `per_prompt` meets a prompt with one row only: it would take away all that it says.
         """
-        if self.kind is NormalisationKind.batch:
+        if self.kind is Normalisation.batch:
             return (rewards - rewards.mean()) / _std_or_one(rewards)
-        if self.kind is NormalisationKind.per_prompt:
+        if self.kind is Normalisation.per_prompt:
             return _within_each_prompt(rewards, np.asarray(prompts))
         return (rewards - self.shift) / self.scale
 
     def facts(self) -> dict[str, Any]:
         """Plain JSON, for the manifest."""
-        return {"normalisation": self.kind.value, "shift": self.shift, "scale": self.scale}
+        return {"normalisation": str(self.kind), "shift": self.shift, "scale": self.scale}
 
 
 def _within_each_prompt(rewards: Floats, prompts: NDArray[np.int64]) -> Floats:

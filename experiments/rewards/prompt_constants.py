@@ -10,24 +10,23 @@ Teacher? (Definition 2 with appendix F.1). Large reward models have such a sprea
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from experiments.rewards.hashed_draws import prompt_normals
-from experiments.rewards.probe_statistics import grouped, within_prompt_std
-from experiments.rewards.reward import Reward, checked
+from experiments.rewards.probe_statistics import within_prompt_std
+from experiments.rewards.reward import Reward
 from experiments.tasks.task import Floats, Outputs
 
 
-class WithPromptConstants:
+class WithPromptConstants(Reward):
     """A reward plus `std` times a standard normal per prompt. Ranks every prompt's outputs as before."""
 
     def __init__(self, reward: Reward, std: float, seed: int) -> None:
-        self.name, self.reward, self.std, self.seed = reward.name, reward, std, seed
-        self.facts: dict[str, Any] = {**getattr(reward, "facts", {}), "prompt_constants_std": std}
+        super().__init__(reward.name, {**reward.facts, "prompt_constants_std": std})
+        self.reward, self.std, self.seed = reward, std, seed
 
-    def __call__(self, outputs: Outputs) -> Floats:
+    def score(self, outputs: Outputs) -> Floats:
         return self.reward(outputs) + self.std * prompt_normals(outputs.prompts, self.seed, "prompt constants")
 
 
@@ -40,7 +39,7 @@ def with_prompt_spread(
     Nothing is added where `spread` is 0 and no target is given, nor where the reward's variance is below the target
     already: constants can only lower it. `probe` has `samples` rows of every prompt beside each other.
     """
-    values = checked(reward, probe)
+    values = reward(probe)
     within = within_prompt_std(values, samples)
     if target_variance is None:
         return WithPromptConstants(reward, spread * within, seed) if spread else reward
@@ -48,12 +47,6 @@ def with_prompt_spread(
         values, prompt_normals(probe.prompts, seed, "prompt constants"), within**2 / target_variance
     )
     return WithPromptConstants(reward, std, seed) if std > 0 else reward
-
-
-def normalised_variance(values: Floats, samples: int) -> float:
-    """Mean within-prompt variance over the variance of all rows: the paper's reward variance. 0 for a constant."""
-    total = float(values.var(ddof=1))
-    return 0.0 if total == 0 else float(grouped(values, samples).var(axis=1, ddof=1).mean()) / total
 
 
 def _std_for_variance(values: Floats, draws: Floats, wanted_total: float) -> float:

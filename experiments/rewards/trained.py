@@ -13,18 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from experiments.models.reward_head import RlExpForSequenceClassification
+from experiments.rewards.reward import Reward
 from experiments.tasks.task import Floats, Outputs
 
 ROWS_AT_ONCE = 256  # of a pass without gradients
 
 
-class TrainedReward:
+class TrainedReward(Reward):
     """Scores of a reward model that shares the policy's tokenizer."""
 
     def __init__(self, name: str, model: nn.Module, facts: dict[str, Any] | None = None) -> None:
-        self.name, self.model, self.facts = name, model.eval(), facts or {}
+        super().__init__(name, facts)
+        self.model = model.eval()
 
-    def __call__(self, outputs: Outputs) -> Floats:
+    def score(self, outputs: Outputs) -> Floats:
         with torch.no_grad():
             scores = reward_scores(self.model, [prompt.tokens for prompt in outputs.prompts], outputs.tokens)
         return scores.double().cpu().numpy().astype(np.float64)

@@ -10,24 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments.tasks.benchmark_checks import BENCHMARKS, benchmark_constraint
 from experiments.tasks.constraint_checks import Constraint, constraint_named
-from experiments.tasks.corpus_prompts import corpus_prompt_set
-from experiments.tasks.dataset_prompts import PLAIN_FORMAT, Fields, dataset_prompt_set
 from experiments.tasks.fluency import FluencyTerm
 from experiments.tasks.prompt_set import OfPromptSet, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-    from experiments.data.corpus import TokenisedCorpus
-    from experiments.data.hub_rows import HubRows
 
 FORMAT = 1  # raise it whenever equal recipes would give other rewards
 
@@ -55,6 +47,11 @@ class ConstraintCredit:
         else:
             credit = np.asarray(self.weights) @ met
         return credit
+
+    @property
+    def instruction(self) -> str:
+        """The constraints as a user would ask for them."""
+        return "\n".join(constraint.description for constraint in self.constraints)
 
     def recipe(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -126,84 +123,16 @@ class ConstraintsTask(OfPromptSet):
         }
 
     def score(
-        self, prompts: Sequence[Prompt], texts: Sequence[str], tokens: Sequence[Sequence[int]]
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str],
+        tokens: Sequence[Sequence[int]],
+        fluency: Floats | None = None,
     ) -> tuple[Floats, dict[str, Floats]]:
         """Credit, plus the weighted fluency, plus the prompt's constant, [n]; parts `constraint/<name>` in {0, 1}."""
         parts = self.credit.met(texts)
         ground_truth = self.credit.of(parts) + self.spread.constants(prompts)
         if self.fluency is not None:
-            parts["fluency"] = self.fluency(prompts, tokens)
+            parts["fluency"] = self.fluency(prompts, tokens) if fluency is None else fluency
             ground_truth = ground_truth + self.fluency.weight * parts["fluency"]
         return ground_truth, parts
-
-
-def prepare_constraints(
-    corpus: TokenisedCorpus,
-    *,
-    names: Sequence[str],
-    weights: Sequence[float] | None = None,
-    binary: bool = True,
-    arguments: Mapping[str, Mapping[str, Any]] | None = None,
-    prompts: int,
-    prompt_tokens: int,
-    max_new_tokens: int,
-    seed: int = 0,
-    stop_at_sentence_end: bool = True,
-    prompt_spread: float = 0.0,
-    reward_offset: float = 0.0,
-    fluency: FluencyTerm | None = None,
-    tokenizer: PreTrainedTokenizerFast | None = None,
-    tokenizer_address: str | None = None,
-) -> ConstraintsTask:
-    """The task on sentence beginnings of a corpus: see `constraint_credit` and `corpus_prompt_set`."""
-    credit = constraint_credit(names, weights=weights, binary=binary, arguments=arguments)
-    prompt_set = corpus_prompt_set(
-        corpus,
-        prompts=prompts,
-        prompt_tokens=prompt_tokens,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        stop_at_sentence_end=stop_at_sentence_end,
-        tokenizer=tokenizer,
-        tokenizer_address=tokenizer_address,
-    )
-    return ConstraintsTask(prompt_set, credit, PromptSpread(prompt_spread, reward_offset), fluency)
-
-
-def prepare_instructions(
-    rows: HubRows,
-    *,
-    names: Sequence[str],
-    weights: Sequence[float] | None = None,
-    binary: bool = True,
-    arguments: Mapping[str, Mapping[str, Any]] | None = None,
-    tokenizer: PreTrainedTokenizerBase,
-    tokenizer_address: str,
-    prompts: int,
-    max_new_tokens: int,
-    longest_prompt: int = 512,
-    seed: int = 0,
-    fields: Fields | None = None,
-    plain_format: str = PLAIN_FORMAT,
-    prompt_spread: float = 0.0,
-    reward_offset: float = 0.0,
-    fluency: FluencyTerm | None = None,
-) -> ConstraintsTask:
-    """The task on a data set of prompts, each followed by the constraints as instructions: the paper's own setting.
-
-    See `constraint_credit` and `dataset_prompt_set`.
-    """
-    credit = constraint_credit(names, weights=weights, binary=binary, arguments=arguments)
-    prompt_set = dataset_prompt_set(
-        rows,
-        tokenizer,
-        tokenizer_address=tokenizer_address,
-        prompts=prompts,
-        max_new_tokens=max_new_tokens,
-        longest_prompt=longest_prompt,
-        seed=seed,
-        fields=fields,
-        instruction="\n".join(constraint.description for constraint in credit.constraints),
-        plain_format=plain_format,
-    )
-    return ConstraintsTask(prompt_set, credit, PromptSpread(prompt_spread, reward_offset), fluency)

@@ -16,11 +16,11 @@ import numpy as np
 
 from experiments.data.tokenizer import encode_documents
 from experiments.runs.seeds import SeedStreams
-from experiments.tasks.prompt_set import PromptSet
+from experiments.tasks.prompt_set import PolicyTokenizer, PromptOptions, PromptSet
 from experiments.tasks.task import Prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
     from experiments.data.corpus import TokenisedCorpus, TokenisedText
 
@@ -37,12 +37,12 @@ _SENTENCE_BORDER = re.compile(rf"(?<=[.!?])[{_QUOTES})\]]*\s+(?=[{_OPENING}]*[A-
 
 def corpus_prompts(
     text: TokenisedText,
-    corpus_tokenizer: PreTrainedTokenizerFast,
+    corpus_tokenizer: PreTrainedTokenizerBase,
     *,
     prompts: int,
     prompt_tokens: int,
     seed: int,
-    tokenizer: PreTrainedTokenizerFast | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[Prompt]:
     """`prompts` different beginnings of sentences, each of exactly `prompt_tokens` tokens.
 
@@ -76,42 +76,34 @@ def corpus_prompts(
 
 
 def corpus_prompt_set(
-    corpus: TokenisedCorpus,
-    *,
-    prompts: int,
-    prompt_tokens: int,
-    max_new_tokens: int,
-    seed: int = 0,
-    stop_at_sentence_end: bool = True,
-    tokenizer: PreTrainedTokenizerFast | None = None,
-    tokenizer_address: str | None = None,
+    corpus: TokenisedCorpus, options: PromptOptions, policy: PolicyTokenizer | None = None
 ) -> PromptSet:
     """Prompts out of the corpus's training text; completions end with the text, or with a sentence too.
 
-    `tokenizer` is the policy's, where it is another than the corpus's, with an address that names its content. `seed`
-    chooses the prompts. ValueError when the text has not so many beginnings of sentences.
+    `policy` is given where the policy's tokenizer is another than the corpus's. ValueError when the text has not so
+    many beginnings of sentences.
     """
-    tokenizer = corpus.tokenizer if tokenizer is None else tokenizer
+    tokenizer = corpus.tokenizer if policy is None else policy.tokenizer
     return PromptSet(
         prompts=corpus_prompts(
             corpus.train,
             corpus.tokenizer,
-            prompts=prompts,
-            prompt_tokens=prompt_tokens,
-            seed=seed,
+            prompts=options.prompts,
+            prompt_tokens=options.prompt_tokens,
+            seed=options.seed,
             tokenizer=tokenizer,
         ),
-        max_new_tokens=max_new_tokens,
-        stop_tokens=stop_tokens_of(tokenizer, at_sentence_end=stop_at_sentence_end),
+        max_new_tokens=options.max_new_tokens,
+        stop_tokens=stop_tokens_of(tokenizer, at_sentence_end=options.stop_at_sentence_end),
         recipe={
             "format": FORMAT,
             "text": corpus.train.artifact.address,
-            "tokenizer": tokenizer_address or corpus.tokenizer_artifact.address,
-            "prompts": prompts,
-            "prompt_tokens": prompt_tokens,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-            "stop_at_sentence_end": stop_at_sentence_end,
+            "tokenizer": corpus.tokenizer_artifact.address if policy is None else policy.address,
+            "prompts": options.prompts,
+            "prompt_tokens": options.prompt_tokens,
+            "max_new_tokens": options.max_new_tokens,
+            "seed": options.seed,
+            "stop_at_sentence_end": options.stop_at_sentence_end,
         },
     )
 
@@ -123,7 +115,7 @@ def sentences_of(text: str) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def sentence_end_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+def sentence_end_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every token whose text ends a sentence: it ends with . ! or ?, perhaps followed by closing quotes; ascending."""
     special = set(tokenizer.all_special_ids)
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
@@ -132,14 +124,14 @@ def sentence_end_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     )
 
 
-def stop_tokens_of(tokenizer: PreTrainedTokenizerFast, *, at_sentence_end: bool) -> tuple[int, ...]:
+def stop_tokens_of(tokenizer: PreTrainedTokenizerBase, *, at_sentence_end: bool) -> tuple[int, ...]:
     """The end-of-document token, and the ends of sentences when asked for."""
     ends = sentence_end_tokens(tokenizer) if at_sentence_end else ()
     return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *ends]))
 
 
 def _sentences(
-    text: TokenisedText, tokenizer: PreTrainedTokenizerFast, generator: np.random.Generator
+    text: TokenisedText, tokenizer: PreTrainedTokenizerBase, generator: np.random.Generator
 ) -> Iterator[str]:
     """Sentences in random order, read as far as asked for: those of some documents mixed, then those of others."""
     order = generator.permutation(text.documents)

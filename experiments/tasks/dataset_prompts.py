@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.data.hub_rows import HubRows
 from experiments.runs.seeds import SeedStreams
-from experiments.tasks.prompt_set import PromptSet
+from experiments.tasks.prompt_set import PolicyTokenizer, PromptOptions, PromptSet
 from experiments.tasks.task import Prompt
 
 if TYPE_CHECKING:
@@ -45,24 +45,20 @@ class Row:
 
 def dataset_prompt_set(
     rows: HubRows,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: PolicyTokenizer,
+    options: PromptOptions,
     *,
-    tokenizer_address: str,
-    prompts: int,
-    max_new_tokens: int,
-    longest_prompt: int = 512,
-    seed: int = 0,
     fields: Fields | None = None,
     instruction: str = "",
     plain_format: str = PLAIN_FORMAT,
 ) -> PromptSet:
-    """`prompts` different prompts in an order that `seed` draws; a prompt's text is what the user says.
+    """Different prompts in an order that the seed draws; a prompt's text is what the user says.
 
     `instruction` is added to each as a paragraph of its own. `Prompt.facts` has the data set's pair, as `chosen` and
-    `rejected`. `plain_format` is for tokenizers without a chat template. `longest_prompt` and `max_new_tokens` are in
-    tokens of the policy; `tokenizer_address` names what its tokenizer and template are. ValueError where the data set
-    has no such fields, or not so many rows that fit.
+    `rejected`. `plain_format` is for tokenizers without a chat template. ValueError where the data set has no such
+    fields, or not so many rows that fit.
     """
+    tokenizer = policy.tokenizer
     fields = Fields() if fields is None else fields
     if "{}" not in plain_format:
         raise ValueError(f"task.dataset.plain_format={plain_format!r} has no place for the prompt: write one {{}}")
@@ -70,38 +66,39 @@ def dataset_prompt_set(
     _require_fields(fields, table.column_names, rows)
     found: dict[str, Prompt] = {}
     too_long = 0
-    for row in _in_random_order(table, fields, seed):
+    for row in _in_random_order(table, fields, options.seed):
         text = f"{row.question}\n\n{instruction}" if instruction else row.question
         if text in found:
             continue
         tokens = prompt_tokens(tokenizer, text, plain_format)
         responses = [] if row.pair is None else tokenizer(list(row.pair), add_special_tokens=False)["input_ids"]
-        if len(tokens) > longest_prompt or any(len(response) > max_new_tokens for response in responses):
+        longest_response = max(map(len, responses), default=0)
+        if len(tokens) > options.longest_prompt or longest_response > options.max_new_tokens:
             too_long += 1
             continue
         facts = {} if row.pair is None else {"chosen": row.pair[0], "rejected": row.pair[1]}
         found[text] = Prompt(len(found), text, tuple(tokens), facts)
-        if len(found) == prompts:
+        if len(found) == options.prompts:
             break
     else:
         raise ValueError(
-            f"task.prompts={prompts} are too many: {rows.path} has {len(found)} that fit, {too_long} are longer than "
-            f"task.dataset.longest_prompt={longest_prompt} or have a response longer than task.max_new_tokens="
-            f"{max_new_tokens}"
+            f"task.prompts={options.prompts} are too many: {rows.path} has {len(found)} that fit, {too_long} are longer"
+            f" than task.longest_prompt={options.longest_prompt} or have a response longer than task.max_new_tokens="
+            f"{options.max_new_tokens}"
         )
     return PromptSet(
         prompts=list(found.values()),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=options.max_new_tokens,
         stop_tokens=end_of_turn_tokens(tokenizer),
         recipe={
             "format": FORMAT,
             "rows": rows.recipe(),
             "fields": [fields.prompt, fields.chosen, fields.rejected],
-            "tokenizer": tokenizer_address,
-            "prompts": prompts,
-            "max_new_tokens": max_new_tokens,
-            "longest_prompt": longest_prompt,
-            "seed": seed,
+            "tokenizer": policy.address,
+            "prompts": options.prompts,
+            "max_new_tokens": options.max_new_tokens,
+            "longest_prompt": options.longest_prompt,
+            "seed": options.seed,
             "instruction": instruction,
             "plain_format": plain_format,
         },

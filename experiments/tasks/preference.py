@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.tasks.dataset_prompts import PLAIN_FORMAT, Fields, dataset_prompt_set
 from experiments.tasks.prompt_set import OfPromptSet, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from experiments.data.hub_rows import HubRows
 
 FORMAT = 1  # raise it whenever equal recipes would give other rewards
 
@@ -33,7 +27,7 @@ class PreferenceTask(OfPromptSet):
 
     prompt_set: PromptSet
     scorer: Scorer
-    scorer_recipe: Mapping[str, Any]
+    scorer_recipe: Mapping[str, Any]  # names the scorer: path, content or commit, dtype
     spread: PromptSpread = field(default_factory=PromptSpread)
     name: str = "preference"
 
@@ -52,34 +46,3 @@ class PreferenceTask(OfPromptSet):
         """The reward model's score plus the prompt's constant, [n]; no parts."""
         scores = np.asarray(self.scorer([prompt.text for prompt in prompts], texts), dtype=np.float64)
         return scores + self.spread.constants(prompts), {}
-
-
-def prepare_preference(
-    rows: HubRows,
-    scorer: Scorer,
-    *,
-    scorer_recipe: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    tokenizer_address: str,
-    prompts: int,
-    max_new_tokens: int,
-    longest_prompt: int = 512,
-    seed: int = 0,
-    fields: Fields | None = None,
-    plain_format: str = PLAIN_FORMAT,
-    prompt_spread: float = 0.0,
-    reward_offset: float = 0.0,
-) -> PreferenceTask:
-    """The task on a data set: see `dataset_prompt_set`. `scorer_recipe` names the scorer: path, revision, dtype."""
-    prompt_set = dataset_prompt_set(
-        rows,
-        tokenizer,
-        tokenizer_address=tokenizer_address,
-        prompts=prompts,
-        max_new_tokens=max_new_tokens,
-        longest_prompt=longest_prompt,
-        seed=seed,
-        fields=fields,
-        plain_format=plain_format,
-    )
-    return PreferenceTask(prompt_set, scorer, scorer_recipe, PromptSpread(prompt_spread, reward_offset))

@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.tasks.task import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """Which prompts, and how long completions are. Equal seeds choose equal prompts; more begin with the fewer."""
+
+    prompts: int
+    max_new_tokens: int
+    seed: int = 0
+    prompt_tokens: int = 8  # beginnings of a corpus's sentences have exactly as many
+    stop_at_sentence_end: bool = True  # their continuations end with a sentence as with a text
+    longest_prompt: int = 512  # questions and instructions of more tokens are left out
+
+
+@dataclass(frozen=True)
+class PolicyTokenizer:
+    """The policy's tokenizer, with an address that names its content and that of its chat template."""
+
+    tokenizer: PreTrainedTokenizerBase
+    address: str
 
 
 @dataclass(frozen=True)

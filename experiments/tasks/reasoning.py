@@ -8,22 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments.data.reasoning_gym_text import procedural_dataset, version
 from experiments.tasks.dataset_prompts import end_of_turn_tokens, prompt_tokens
-from experiments.tasks.prompt_set import OfPromptSet, PromptSet
+from experiments.tasks.prompt_set import OfPromptSet, PolicyTokenizer, PromptOptions, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 FORMAT = 1  # raise it whenever equal recipes would give other prompts or rewards
 QUESTION_FORMAT = "{}\n"  # as in the training text of experiments/data/reasoning_gym_text.py
-MOST_REPETITIONS = 50  # of `prompts`: entries looked at before a data set is said to have too few questions
+MOST_REPETITIONS = 50  # of `prompts`: entries tried before a data set has too few questions
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,12 @@ class ReasoningTask(OfPromptSet):
 
 def prepare_reasoning(
     name: str,
+    policy: PolicyTokenizer,
+    options: PromptOptions,
     *,
     arguments: Mapping[str, Any] | None = None,
-    tokenizer: PreTrainedTokenizerBase,
-    tokenizer_address: str,
-    prompts: int,
-    max_new_tokens: int,
-    longest_prompt: int = 512,
-    seed: int = 0,
     plain_format: str = QUESTION_FORMAT,
-    prompt_spread: float = 0.0,
-    reward_offset: float = 0.0,
+    spread: PromptSpread | None = None,
 ) -> ReasoningTask:
     """Different questions of the data set `name` with reasoning-gym's `arguments`, in the policy's tokens.
 
@@ -77,41 +69,43 @@ def prepare_reasoning(
     reasoning-gym is missing, for an unknown data set or argument, and where it has not so many questions.
     """
     arguments = dict(arguments or {})
-    dataset = procedural_dataset(name, arguments, size=prompts * MOST_REPETITIONS, seed=seed)
+    most = options.prompts * MOST_REPETITIONS
+    dataset = procedural_dataset(name, arguments, size=most, seed=options.seed)
     found: dict[str, tuple[Prompt, Mapping[str, Any]]] = {}
-    for number in range(prompts * MOST_REPETITIONS):
+    for number in range(most):
         entry = dataset[number]
         question = entry["question"]
         if question in found or not isinstance(entry["answer"], str):
             continue
-        tokens = prompt_tokens(tokenizer, question, plain_format)
-        if len(tokens) <= longest_prompt:
+        tokens = prompt_tokens(policy.tokenizer, question, plain_format)
+        if len(tokens) <= options.longest_prompt:
             found[question] = Prompt(len(found), question, tuple(tokens), {"answer": entry["answer"]}), entry
-        if len(found) == prompts:
+        if len(found) == options.prompts:
             break
     else:
         raise ValueError(
-            f"task.prompts={prompts} are too many: {prompts * MOST_REPETITIONS} draws of {name} gave {len(found)} "
-            f"different questions of at most {longest_prompt} tokens; ask for fewer, or change task.reasoning.arguments"
+            f"task.prompts={options.prompts} are too many: {most} draws of {name} gave {len(found)} "
+            f"different questions of at most {options.longest_prompt} tokens; ask for fewer, or change "
+            "task.reasoning.arguments"
         )
     return ReasoningTask(
         prompt_set=PromptSet(
             prompts=[prompt for prompt, _ in found.values()],
-            max_new_tokens=max_new_tokens,
-            stop_tokens=end_of_turn_tokens(tokenizer),
+            max_new_tokens=options.max_new_tokens,
+            stop_tokens=end_of_turn_tokens(policy.tokenizer),
             recipe={
                 "package": version(),
                 "dataset": name,
                 "arguments": arguments,
-                "tokenizer": tokenizer_address,
-                "prompts": prompts,
-                "max_new_tokens": max_new_tokens,
-                "longest_prompt": longest_prompt,
-                "seed": seed,
+                "tokenizer": policy.address,
+                "prompts": options.prompts,
+                "max_new_tokens": options.max_new_tokens,
+                "longest_prompt": options.longest_prompt,
+                "seed": options.seed,
                 "plain_format": plain_format,
             },
         ),
         dataset=dataset,
         entries=[entry for _, entry in found.values()],
-        spread=PromptSpread(prompt_spread, reward_offset),
+        spread=spread or PromptSpread(),
     )

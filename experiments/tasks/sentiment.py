@@ -11,20 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.tasks.corpus_prompts import corpus_prompt_set
 from experiments.tasks.fluency import FluencyTerm
 from experiments.tasks.prompt_set import OfPromptSet, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import Floats, Prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from experiments.data.corpus import TokenisedCorpus
 
 FORMAT = 1  # raise it whenever equal recipes would give other rewards
 
@@ -68,40 +62,16 @@ class SentimentTask(OfPromptSet):
         }
 
     def score(
-        self, prompts: Sequence[Prompt], texts: Sequence[str], tokens: Sequence[Sequence[int]]
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str],
+        tokens: Sequence[Sequence[int]],
+        fluency: Floats | None = None,
     ) -> tuple[Floats, dict[str, Floats]]:
         """Sentiment, plus the weighted fluency, plus the prompt's constant, [n]; the parts before weights."""
         parts = {"sentiment": self.sentiment(texts)}
         ground_truth = parts["sentiment"] + self.spread.constants(prompts)
         if self.fluency is not None:
-            parts["fluency"] = self.fluency(prompts, tokens)
+            parts["fluency"] = self.fluency(prompts, tokens) if fluency is None else fluency
             ground_truth = ground_truth + self.fluency.weight * parts["fluency"]
         return ground_truth, parts
-
-
-def prepare_sentiment(
-    corpus: TokenisedCorpus,
-    *,
-    prompts: int,
-    prompt_tokens: int,
-    max_new_tokens: int,
-    seed: int = 0,
-    stop_at_sentence_end: bool = True,
-    prompt_spread: float = 0.0,
-    reward_offset: float = 0.0,
-    fluency: FluencyTerm | None = None,
-    tokenizer: PreTrainedTokenizerFast | None = None,
-    tokenizer_address: str | None = None,
-) -> SentimentTask:
-    """The task on sentence beginnings of a corpus: see `corpus_prompt_set` for what the prompts are."""
-    prompt_set = corpus_prompt_set(
-        corpus,
-        prompts=prompts,
-        prompt_tokens=prompt_tokens,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        stop_at_sentence_end=stop_at_sentence_end,
-        tokenizer=tokenizer,
-        tokenizer_address=tokenizer_address,
-    )
-    return SentimentTask(prompt_set, PromptSpread(prompt_spread, reward_offset), fluency)

@@ -1,7 +1,7 @@
 """What a task is: prompts, and a ground truth reward that is a program.
 
-A task knows nothing of policies and reward models. It is handed completions as texts and tokens, and answers with
-numbers. Everything a reward model may look at travels in `Outputs`.
+A task scores completions, as texts and tokens; it does not depend on policies or reward models. Everything a reward
+model may read travels in `Outputs`.
 
 Shapes: n completions, in rows; several rows may share a prompt.
 """
@@ -61,7 +61,7 @@ class Outputs:
 
 
 class Task(Protocol):
-    """Prompts and a ground truth. Made by the functions `prepare_<task>` of this folder."""
+    """Prompts and a ground truth."""
 
     name: str
     prompts: Sequence[Prompt]  # trained on
@@ -83,13 +83,17 @@ def outputs_of(
     texts: Sequence[str],
     tokens: Sequence[Sequence[int]],
     finished: Sequence[bool],
+    fluency: Floats | None = None,
 ) -> Outputs:
     """Score completions on the task's ground truth.
 
+    `fluency` [n] is the mean log-probability per token under the reference policy, where it is known already: a task
+    with a fluency term computes it otherwise.
     ValueError names the task whose scorer returns another length or no numbers; RuntimeError one whose scorer raises.
     """
     try:
-        ground_truth, parts = task.score(prompts, texts, tokens)
+        known = {} if fluency is None or getattr(task, "fluency", None) is None else {"fluency": fluency}
+        ground_truth, parts = task.score(prompts, texts, tokens, **known)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise RuntimeError(f"task {task.name} could not score {len(texts)} completions ({reason})") from error

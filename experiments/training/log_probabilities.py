@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from experiments.models.shared_prompts import share_prompts
 from experiments.models.transformer import RlExpForCausalLM
+from experiments.training.device import arithmetic
 
 ROWS_AT_ONCE = 256  # of a pass without gradients
 
@@ -37,6 +38,14 @@ def token_log_probabilities(
         part = _in_one_pass(model, [prompts[row] for row in rows], [completions[row] for row in rows])
         result[rows, : part.shape[1]] = part.to(result.dtype)
     return result
+
+
+def score_completions(
+    model: nn.Module, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], precision: str = "fp32"
+) -> Tensor:
+    """`token_log_probabilities` without gradients, as fp32 on the CPU; matrix products in `precision`."""
+    with torch.no_grad(), arithmetic(next(model.parameters()).device, precision):
+        return token_log_probabilities(model, prompts, completions).float().cpu()
 
 
 def _in_one_pass(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Probe rollouts: samples of a policy on fixed prompts, on which reward models are looked at (good-teacher paper, F.1).
+"""Probe rollouts: samples of a policy on fixed prompts, on which reward models are measured (good-teacher paper, F.1).
 
 Those of an initial policy are an artifact, made once and shared by every run that starts from this policy.
 
@@ -7,7 +7,6 @@ Shapes: P probe prompts, N samples of each, n = P N rows, a prompt's samples bes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 
 from experiments.runs.artifacts import ArtifactStore
 from experiments.tasks.task import Outputs, Prompt, Task
-from experiments.training.rollouts import Rollouts
+from experiments.training.rollouts import Rollouts, RolloutSampler
 
 FILE = "rollouts.parquet"
+PROBE_SEED = 475  # all policies, arms and seeds draw their probe rollouts with the same noise
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ def probe_prompts(task: Task, count: int) -> Sequence[Prompt]:
             f"probe.prompts={count}, but the task has {len(task.prompts)} prompts: lower it or raise task.prompts"
         )
     return task.prompts[:count]
+
+
+def run_probe(sampler: RolloutSampler, task: Task, prompts: int, samples: int) -> Probe:
+    """The present policy on the probe prompts, with the noise of the initial policy's probe rollouts."""
+    rollouts = sampler.sample(probe_prompts(task, prompts), samples, seed=PROBE_SEED)
+    return scored_probe(rollouts, task, samples)
 
 
 def scored_probe(rollouts: Rollouts, task: Task, samples: int) -> Probe:
@@ -102,14 +108,3 @@ def _read(folder: Path, task: Task) -> Rollouts:
         finished=np.array(columns["finished"], dtype=np.bool_),
         texts=tuple(columns["text"]),
     )
-
-
-def sample_table(before: Rollouts, after: Rollouts, rewards: Mapping[str, tuple[Any, Any]], rows: Sequence[int]) -> str:
-    """Texts of the same prompts and noise before and after training, for people: plain text."""
-    lines = []
-    for row in rows:
-        lines.append(f"prompt   {json.dumps(before.prompts[row].text, ensure_ascii=False)}")
-        for label, rollouts, place in (("before", before, 0), ("after", after, 1)):
-            scores = "  ".join(f"{name} {values[place][row]:+.2f}" for name, values in rewards.items())
-            lines.append(f"  {label:<6} [{scores}] {json.dumps(rollouts.texts[row], ensure_ascii=False)}")
-    return "\n".join(lines) + "\n"

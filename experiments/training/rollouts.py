@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from experiments.decoding.engine import DecodeEngine, FinishReason, Request
 from experiments.decoding.sampling import SamplingOptions, sequence_seed
@@ -48,9 +49,22 @@ class Rollouts:
         """Log-probability of each completion, [n]."""
         return np.array([sum(row) for row in self.log_probabilities], dtype=np.float64)
 
-    def outputs(self, task: Task) -> Outputs:
-        """Scored on the task's ground truth."""
-        return outputs_of(task, self.prompts, self.texts, self.tokens, self.finished.tolist())
+    def outputs(self, task: Task, reference: Tensor | None = None) -> Outputs:
+        """Scored on the task's ground truth.
+
+        `reference` [n, L] are the tokens' log-probabilities under the reference policy, where they are known: a task
+        with a fluency term then does not compute them again.
+        """
+        fluency = None if reference is None else reference.double().sum(dim=1).numpy() / self.lengths
+        return outputs_of(task, self.prompts, self.texts, self.tokens, self.finished.tolist(), fluency)
+
+
+def padded(rows: Sequence[Sequence[float]]) -> Tensor:
+    """Ragged rows as [n, L], 0 behind their ends."""
+    result = torch.zeros(len(rows), max(map(len, rows)))
+    for row, values in enumerate(rows):
+        result[row, : len(values)] = torch.tensor(values)
+    return result
 
 
 class RolloutSampler(Protocol):

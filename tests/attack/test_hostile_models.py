@@ -20,7 +20,7 @@ from experiments.bench import load_policy
 from experiments.data.tokenizer import HubTokenizer, PlainBytes
 from experiments.models.configuration import RlExpConfig
 from experiments.models.transformer import RlExpForCausalLM
-from experiments.prepare import prepare_policy
+from experiments.preparation.policy import load_policy as load_initial_policy
 from experiments.rewards.hub_reward import SequenceClassifierScorer
 from experiments.runs.files import read_json, write_json
 
@@ -29,7 +29,8 @@ OWN_CODE = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoModelForSeq
 
 def as_policy(folder: Path) -> None:
     run = SimpleNamespace(console=Console(quiet=True))
-    prepare_policy(SimpleNamespace(policy=SimpleNamespace(path=str(folder))), run, torch.device("cpu"))
+    config = SimpleNamespace(policy=SimpleNamespace(path=str(folder), revision=None))
+    load_initial_policy(config, run, torch.device("cpu"), lambda settings, run: folder)
 
 
 LOADERS = {"policy.path": as_policy, "bench.policy": lambda folder: load_policy(str(folder))}

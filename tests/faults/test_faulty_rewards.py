@@ -87,7 +87,7 @@ def test_a_reward_that_fails_is_named_with_its_step_and_mended_the_same_command_
         return fault(outputs.ground_truth) if len(steps) == 4 else outputs.ground_truth
 
     with monkeypatch.context() as patch:
-        patch.setattr(GroundTruth, "__call__", fails_in_step_4)
+        patch.setattr(GroundTruth, "score", fails_in_step_4)
         result = rl_exp("rlhf", *words_for(straight, folder))
     assert result.exit_code == 1, result.output
     assert f"failed: step 4: {said}" in " ".join(result.output.split())
@@ -106,7 +106,7 @@ def test_a_reward_that_fails_before_the_first_step_is_named_and_mended_the_same_
     rl_exp, folder, straight, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(GroundTruth, "__call__", lambda reward, outputs: raising(outputs.ground_truth))
+        patch.setattr(GroundTruth, "score", lambda reward, outputs: raising(outputs.ground_truth))
         result = rl_exp("rlhf", *words_for(straight, folder))
     assert result.exit_code == 1, result.output
     assert "failed: reward ground_truth failed on 24 outputs (ZeroDivisionError" in " ".join(result.output.split())
@@ -118,10 +118,10 @@ def test_a_reward_that_fails_before_the_first_step_is_named_and_mended_the_same_
 def test_a_task_whose_scorer_raises_is_named_with_the_step(rl_exp, folder, straight, monkeypatch):
     score = SentimentTask.score
 
-    def fails_on_a_step(task, prompts, texts, tokens):
+    def fails_on_a_step(task, prompts, texts, tokens, **known):
         if len(texts) == ROWS:
             raise KeyError("no such word")
-        return score(task, prompts, texts, tokens)
+        return score(task, prompts, texts, tokens, **known)
 
     monkeypatch.setattr(SentimentTask, "score", fails_on_a_step)
     result = rl_exp("rlhf", *words_for(straight, folder))

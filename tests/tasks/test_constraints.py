@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.tasks.constraint_checks import CHECKS, constraint_named
-from experiments.tasks.constraints import constraint_credit, prepare_constraints
+from experiments.tasks.constraints import ConstraintsTask, constraint_credit
+from experiments.tasks.corpus_prompts import corpus_prompt_set
 from experiments.tasks.fluency import FluencyTerm
+from experiments.tasks.prompt_set import PromptOptions
+from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import outputs_of
 
 MET_AND_NOT = {
@@ -90,9 +93,10 @@ def test_an_impossible_credit_is_refused(settings, message):
 TEXTS = ["three men, and a king.", "three men", "a, b", "he went on"]
 
 
-def task_of(corpus, **changes):
-    settings = {"names": ["contains_comma", "contains_number"], "prompts": 4, "prompt_tokens": 5, "max_new_tokens": 8}
-    return prepare_constraints(corpus, **settings | changes)
+def task_of(corpus, reward_offset=0.0, fluency=None, **changes):
+    prompts = corpus_prompt_set(corpus, PromptOptions(prompts=4, prompt_tokens=5, max_new_tokens=8))
+    credit = constraint_credit(**{"names": ["contains_comma", "contains_number"]} | changes)
+    return ConstraintsTask(prompts, credit, PromptSpread(offset=reward_offset), fluency)
 
 
 def test_binary_credit_needs_all_and_partial_credit_counts(story_corpus):

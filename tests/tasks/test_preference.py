@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from experiments.data.hub_rows import HubRows
-from experiments.tasks.constraints import prepare_instructions
+from experiments.tasks.constraints import ConstraintsTask, constraint_credit
 from experiments.tasks.dataset_prompts import Fields, dataset_prompt_set, end_of_turn_tokens, prompt_tokens
-from experiments.tasks.preference import prepare_preference
+from experiments.tasks.preference import PreferenceTask
+from experiments.tasks.prompt_set import PolicyTokenizer, PromptOptions
+from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.task import outputs_of
 
 
@@ -39,8 +41,9 @@ def written(tmp_path, rows) -> HubRows:
 
 
 def prompt_set(rows, tokenizer, **changes):
-    settings = {"tokenizer_address": "t", "prompts": 4, "max_new_tokens": 8, "longest_prompt": 60}
-    return dataset_prompt_set(rows, tokenizer, **settings | changes)
+    texts = {name: changes.pop(name) for name in ("fields", "instruction", "plain_format") if name in changes}
+    options = PromptOptions(**{"prompts": 4, "max_new_tokens": 8, "longest_prompt": 60} | changes)
+    return dataset_prompt_set(rows, PolicyTokenizer(tokenizer, "t"), options, **texts)
 
 
 def test_a_prompt_is_the_users_turn_in_the_chat_template_with_its_pair_beside(tmp_path, chat_tokenizer):
@@ -136,16 +139,8 @@ def longer_is_better(prompts, responses):
 
 
 def test_the_ground_truth_is_the_scorers(tmp_path, chat_tokenizer):
-    task = prepare_preference(
-        written(tmp_path, preference_rows(4)),
-        longer_is_better,
-        scorer_recipe={"path": "scorer"},
-        tokenizer=chat_tokenizer,
-        tokenizer_address="t",
-        prompts=4,
-        max_new_tokens=8,
-        reward_offset=1.0,
-    )
+    prompts = prompt_set(written(tmp_path, preference_rows(4)), chat_tokenizer)
+    task = PreferenceTask(prompts, longer_is_better, {"path": "scorer"}, PromptSpread(offset=1.0))
     texts = ["", "four", "eight...", "x"]
     outputs = outputs_of(task, task.prompts, texts, [[1]] * 4, [True] * 4)
     expected = [1 + len(text) - len(prompt.text) for text, prompt in zip(texts, task.prompts, strict=True)]
@@ -162,16 +157,10 @@ def test_a_recipe_names_the_contents_of_local_files_not_their_place(tmp_path):
 
 
 def test_constraints_are_told_to_the_policy_as_instructions(tmp_path, chat_tokenizer):
-    task = prepare_instructions(
-        written(tmp_path, [{"prompt": "Who?"}]),
-        names=["no_comma", "minimum_words:2"],
-        binary=False,
-        tokenizer=chat_tokenizer,
-        tokenizer_address="t",
-        prompts=1,
-        max_new_tokens=8,
-        fields=Fields(chosen=None, rejected=None),
-    )
+    credit = constraint_credit(["no_comma", "minimum_words:2"], binary=False)
+    rows, fields = written(tmp_path, [{"prompt": "Who?"}]), Fields(chosen=None, rejected=None)
+    prompts = prompt_set(rows, chat_tokenizer, prompts=1, fields=fields, instruction=credit.instruction)
+    task = ConstraintsTask(prompts, credit)
     assert task.prompts[0].text == "Who?\n\nUse no comma.\nUse at least 2 words."
     truth, _ = task.score(task.prompts, ["she"], [[1]])
     assert truth.tolist() == [0.5]

@@ -12,7 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from experiments.data.hub_rows import HubRows
 from experiments.rewards.hub_reward import SequenceClassifierScorer
-from experiments.tasks.preference import prepare_preference
+from experiments.tasks.dataset_prompts import dataset_prompt_set
+from experiments.tasks.preference import PreferenceTask
+from experiments.tasks.prompt_set import PolicyTokenizer, PromptOptions
 from experiments.training.rollouts import GenerateSampler
 
 
@@ -47,15 +49,9 @@ def test_completions_of_a_hub_policy_are_graded_by_a_hub_reward_model(tmp_path, 
     reward_model.save_pretrained(tmp_path / "reward")
     byte_tokenizer.save_pretrained(tmp_path / "reward")
     scorer = SequenceClassifierScorer(str(tmp_path / "reward"))
-    task = prepare_preference(
-        rows,
-        scorer.score,
-        scorer_recipe={"path": "reward"},
-        tokenizer=chat_tokenizer,
-        tokenizer_address="t",
-        prompts=3,
-        max_new_tokens=6,
-    )
+    options = PromptOptions(prompts=3, max_new_tokens=6)
+    prompts = dataset_prompt_set(rows, PolicyTokenizer(chat_tokenizer, "t"), options)
+    task = PreferenceTask(prompts, scorer.score, {"path": "reward"})
     sampler = GenerateSampler(policy, chat_tokenizer, max_new_tokens=6, stop_tokens=task.stop_tokens)
     rollouts = sampler.sample(task.prompts, 2, seed=0)
     outputs = rollouts.outputs(task)

@@ -13,6 +13,8 @@ from experiments.data.corpus import prepare_corpus
 from experiments.data.reasoning_gym_text import ReasoningGymText, parsed_arguments, procedural_dataset
 from experiments.data.tokenizer import BytePairEncoding
 from experiments.runs.artifacts import ArtifactStore
+from experiments.tasks.prompt_set import PolicyTokenizer, PromptOptions
+from experiments.tasks.prompt_spread import PromptSpread
 from experiments.tasks.reasoning import prepare_reasoning
 from experiments.tasks.task import outputs_of
 
@@ -39,8 +41,10 @@ def task(byte_tokenizer):
 
 
 def make(tokenizer, name="chain_sum", **changes):
-    settings = {"tokenizer_address": "t", "prompts": 12, "max_new_tokens": 6, "arguments": SMALL}
-    return prepare_reasoning(name, tokenizer=tokenizer, **settings | changes)
+    texts = {"arguments": SMALL} | {key: changes.pop(key) for key in ("arguments", "plain_format") if key in changes}
+    spread = PromptSpread(changes.pop("prompt_spread", 0.0), changes.pop("reward_offset", 0.0))
+    options = PromptOptions(**{"prompts": 12, "max_new_tokens": 6} | changes)
+    return prepare_reasoning(name, PolicyTokenizer(tokenizer, "t"), options, spread=spread, **texts)
 
 
 def test_the_verifier_solves_the_answer_and_nothing_else(task):

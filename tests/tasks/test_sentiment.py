@@ -7,16 +7,19 @@ import json
 import numpy as np
 import pytest
 
+from experiments.tasks.corpus_prompts import corpus_prompt_set
+from experiments.tasks.prompt_set import PromptOptions
 from experiments.tasks.prompt_spread import PromptSpread, standard_normal
-from experiments.tasks.sentiment import FluencyTerm, prepare_sentiment
+from experiments.tasks.sentiment import FluencyTerm, SentimentTask
 from experiments.tasks.task import Prompt, outputs_of
 
 TEXTS = [" rejoiced with great joy and love.", " was killed in the terrible war.", ""]
 TOKENS = [[5, 6], [7], [8, 9, 10]]
 
 
-def make(corpus, **changes):
-    return prepare_sentiment(corpus, **{"prompts": 6, "prompt_tokens": 5, "max_new_tokens": 8} | changes)
+def make(corpus, prompt_spread=0.0, reward_offset=0.0, fluency=None, **changes):
+    options = PromptOptions(**{"prompts": 6, "prompt_tokens": 5, "max_new_tokens": 8} | changes)
+    return SentimentTask(corpus_prompt_set(corpus, options), PromptSpread(prompt_spread, reward_offset), fluency)
 
 
 def test_glad_continuations_are_worth_more_than_sad_ones_and_none_is_neutral(story_corpus):

@@ -14,10 +14,10 @@ from pretend_device import PretendDevice, inner, pretend_attend
 from experiments.decoding import model_step
 from experiments.models.configuration import RlExpConfig
 from experiments.models.transformer import build_model
-from experiments.prepare import ReferenceScores
 from experiments.rewards.trained import TrainedReward
 from experiments.training.advantages import advantages
 from experiments.training.completion_sources import PolicySamples, UniformTokens
+from experiments.training.log_probabilities import score_completions
 from experiments.training.policy_gradient_step import PolicyGradientBatch, update_policy
 from experiments.training.preference_pairs import make_preference_pairs
 from experiments.training.reward_model import initial_reward_model, train_reward_model
@@ -41,7 +41,7 @@ def pretend_kernel(monkeypatch):
 
 def two_steps(model):
     """Rollouts, log-probabilities under the reference, two updates with a KL in the loss; what came of it."""
-    reference = ReferenceScores(copy.deepcopy(model).eval().requires_grad_(False))
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
     options = {"longest_prompt": 2, "max_new_tokens": TASK.max_new_tokens, "stop_tokens": TASK.stop_tokens}
     sampler = EngineSampler(model, NumbersAsText(), batch_size=6, **options)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)  # torch's fused ones know no such device
@@ -54,9 +54,8 @@ def two_steps(model):
             old[row, : len(values)] = torch.tensor(values)
         old = old[:, : max(map(len, rollouts.tokens))]
         rewards = torch.from_numpy(rollouts.outputs(TASK).ground_truth).view(3, 4)
-        batch = PolicyGradientBatch(
-            prompts, rollouts.tokens, old, advantages(rewards, "rloo").flatten(), reference(prompts, rollouts.tokens)
-        )
+        scores = score_completions(reference, prompts, rollouts.tokens)
+        batch = PolicyGradientBatch(prompts, rollouts.tokens, old, advantages(rewards, "rloo").flatten(), scores)
         generator = np.random.default_rng(step)
         said.append((rollouts.tokens, update_policy(model, optimizer, batch, generator=generator, minibatches=2, **KL)))
     return said

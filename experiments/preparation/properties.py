@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from conf.reward_config import OffPolicy
-from conf.rlhf_config import PolicyTaskConfig
 from conf.task_config import TaskKind
-from experiments.prepare import PreparedPolicy
-from experiments.prepare_rewards import PreparedReward, off_policy_source
+from experiments.preparation.rewards import off_policy_source
+from experiments.preparation.setup import Setup
 from experiments.reward_metrics.evaluation import Evaluation, OffPolicyPairs, evaluate_reward_models
-from experiments.runs.run import Run
-from experiments.tasks.task import Outputs, Task, outputs_of
-from experiments.training.log_probabilities import token_log_probabilities
+from experiments.rewards.reward import Reward
+from experiments.tasks.task import Outputs, outputs_of
 from experiments.training.probe import Probe
 
 OFF_POLICY_SEED = 546  # all policies, arms and seeds see the same pairs
@@ -33,22 +30,21 @@ class OffPolicyOutputs:
     prompt: NDArray[np.int64]  # [Q] place among the probe prompts
 
 
-def prepare_off_policy(
-    config: PolicyTaskConfig, run: Run, policy: PreparedPolicy, task: Task, probe: Probe
-) -> OffPolicyOutputs | None:
+def prepare_off_policy(setup: Setup) -> OffPolicyOutputs | None:
     """One pair of other completions for every probe prompt.
 
     The data set's own; else real text, where prompts are beginnings of it; else the policy's at a high temperature, or
     random tokens for the enumerable task. None where the source has no two completions for any prompt.
     """
+    policy, task, probe = setup.policy, setup.task, setup.probe
     prompts = list(probe.rollouts.prompts[:: probe.samples])
     if "chosen" in task.prompts[0].facts:
         kind = OffPolicy.dataset
-    elif config.task.kind is TaskKind.enumerable:
+    elif setup.config.task.kind is TaskKind.enumerable:
         kind = OffPolicy.uniform
     else:
-        kind = OffPolicy.corpus if config.task.continues_text else OffPolicy.hot
-    source = off_policy_source(kind, config, run, policy, task)
+        kind = OffPolicy.corpus if setup.config.task.continues_text else OffPolicy.hot
+    source = off_policy_source(setup, kind)
     pairs = [
         (place, prompt, found[:2])
         for place, (prompt, found) in enumerate(
@@ -62,26 +58,26 @@ def prepare_off_policy(
     tokens = [row for _, _, found in pairs for row in found]
     texts = policy.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)
     finished = [row[-1] in task.stop_tokens for row in tokens]
-    with torch.no_grad():
-        values = token_log_probabilities(policy.reference, [prompt.tokens for prompt in rows], tokens)
+    values = policy.reference_log_probabilities([prompt.tokens for prompt in rows], tokens)
     return OffPolicyOutputs(
         outputs=outputs_of(task, rows, texts, tokens, finished),
-        log_probabilities=values.double().sum(dim=1).cpu().numpy().reshape(-1, 2),
+        log_probabilities=values.double().sum(dim=1).numpy().reshape(-1, 2),
         lengths=np.array([len(row) for row in tokens]).reshape(-1, 2),
         prompt=np.array([place for place, _, _ in pairs]),
     )
 
 
 def evaluate_rewards(
-    rewards: Sequence[PreparedReward],
-    probe: Probe,
+    setup: Setup,
+    rewards: Sequence[Reward],
     off_policy: OffPolicyOutputs | None,
     generator: np.random.Generator,
     *,
     resamples: int = 1000,
     error_tolerance: float = 0.25,
 ) -> Evaluation:
-    """The properties of the reward models for the policy that drew the probe, with intervals over prompts."""
+    """The properties of the reward models for the initial policy, with intervals over prompts."""
+    probe = setup.probe
     pairs = None
     if off_policy is not None:
         pairs = OffPolicyPairs(
@@ -93,7 +89,7 @@ def evaluate_rewards(
         )
     return evaluate_reward_models(
         [reward.name for reward in rewards],
-        np.stack([probe.by_prompt(reward(probe.outputs)) for reward in rewards]),
+        np.stack([probe.by_prompt(reward.probe_rewards) for reward in rewards]),
         probe.ground_truth,
         probe.log_probabilities,
         probe.lengths,
@@ -103,6 +99,13 @@ def evaluate_rewards(
         error_tolerance=error_tolerance,
         resamples=resamples,
     )
+
+
+def initial_properties(setup: Setup, reward: Reward) -> dict[str, float]:
+    """Every property of `rl-exp reward-eval` of one reward model, by `reward/<name>`, without intervals."""
+    generator = setup.run.seeds.numpy("evaluation")
+    evaluation = evaluate_rewards(setup, [reward], prepare_off_policy(setup), generator, resamples=0)
+    return {f"reward/{name}": float(values[0]) for name, values in evaluation.values.items()}
 
 
 def same_outputs(probe: Probe) -> NDArray[np.int64]:

@@ -1,0 +1,126 @@
+"""From configurations to reward models that score: set up on the probe rollouts, trained or loaded, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conf.reward_config import OffPolicy, RewardConfig, named_reward
+from experiments.preparation.setup import Setup
+from experiments.preparation.task import prepare_text
+from experiments.rewards.ensemble import Ensemble
+from experiments.rewards.families import RewardFamily, synthetic_reward
+from experiments.rewards.hub_reward import HubReward, SequenceClassifierScorer
+from experiments.rewards.prompt_constants import with_prompt_spread
+from experiments.rewards.reward import Reward
+from experiments.rewards.trained import TrainedReward
+from experiments.training.completion_sources import (
+    CompletionSource,
+    CorpusContinuations,
+    DatasetPairs,
+    PolicySamples,
+    UniformTokens,
+)
+from experiments.training.preference_pairs import stored_preference_pairs
+from experiments.training.reward_model import stored_reward_model
+
+HOT_TEMPERATURE = 1.5  # of off-policy pairs that the policy itself hardly draws
+
+
+def prepare_rewards(setup: Setup, rewards: Sequence[RewardConfig | str]) -> list[Reward]:
+    """Reward models in the order given, with their normalisers; names are read from conf/reward/."""
+    prepared = []
+    for entry in rewards:
+        settings = named_reward(entry) if isinstance(entry, str) else entry
+        reward = _reward(setup, settings)
+        reward.fit_normaliser(settings.normalisation, setup.probe.outputs, setup.probe.samples)
+        made_of = {"name": settings.name, "family": str(settings.family)}
+        reward.facts = made_of | reward.facts | reward.normaliser.facts()
+        prepared.append(reward)
+    return prepared
+
+
+def _reward(setup: Setup, settings: RewardConfig) -> Reward:
+    """The reward model of any family, with its constants per prompt."""
+    family, probe = settings.family, setup.probe
+    reward: Reward
+    if family is RewardFamily.trained:
+        reward = _trained_reward(setup, settings)
+    elif family is RewardFamily.ensemble:
+        members = [_reward(setup, named_reward(name)) for name in settings.ensemble.members]
+        combination = settings.ensemble.combination
+        reward = Ensemble(settings.name, members, probe.outputs, probe.samples, combination=combination)
+    elif family is RewardFamily.hub:
+        scorer = SequenceClassifierScorer(**settings.hub.values(), device=setup.policy.model.device)
+        reward = HubReward(settings.name, scorer)
+    else:
+        spread = getattr(setup.task, "spread", None)
+        reward = synthetic_reward(
+            family,
+            settings.name,
+            settings.family_settings(),
+            probe.outputs,
+            probe.samples,
+            settings.seed,
+            constants=None if spread is None else spread.constants,
+        )
+    return with_prompt_spread(
+        reward,
+        probe.outputs,
+        probe.samples,
+        spread=settings.prompt_spread,
+        target_variance=settings.target_variance,
+        seed=settings.seed,
+    )
+
+
+def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
+    """A Bradley-Terry reward model on pairs of this policy and task; pairs and model are artifacts."""
+    trained, policy, task, run = settings.trained, setup.policy, setup.task, setup.run
+    run.console.print(
+        f"[bold]reward[/]    {settings.name}: preference pairs and Bradley-Terry training", highlight=False
+    )
+    pairs, made_of = stored_preference_pairs(
+        run.artifacts,
+        task,
+        task.prompts,
+        policy.tokenizer,
+        policy_address=policy.address,
+        on_policy=PolicySamples(policy.initial_sampler(task)),
+        off_policy=off_policy_source(setup, trained.off_policy),
+        pairs=trained.pairs,
+        on_policy_share=trained.on_policy_share,
+        label_noise=trained.label_noise,
+        seed=settings.seed,
+    )
+    model, artifact = stored_reward_model(
+        run.artifacts,
+        policy.reference,
+        policy.tokenizer,
+        pairs,
+        pairs_address=made_of.address,
+        policy_address=policy.address,
+        layers=trained.layers,
+        epochs=trained.epochs,
+        batch_size=trained.batch_size,
+        learning_rate=trained.learning_rate,
+        centre_coefficient=trained.centre_coefficient,
+        seed=settings.seed,
+    )
+    return TrainedReward(settings.name, model, {**made_of.facts, **artifact.facts, "artifact": artifact.address})
+
+
+def off_policy_source(setup: Setup, source: OffPolicy) -> CompletionSource:
+    """Where completions come from that the policy hardly draws."""
+    policy, task = setup.policy, setup.task
+    match source:
+        case OffPolicy.dataset:
+            return DatasetPairs(policy.tokenizer, task.max_new_tokens, policy.tokenizer.eos_token_id)
+        case OffPolicy.hot:
+            return PolicySamples(policy.initial_sampler(task), temperature=HOT_TEMPERATURE)
+        case OffPolicy.uniform:
+            special = set(policy.tokenizer.all_special_ids)
+            tokens = [token for token in range(len(policy.tokenizer)) if token not in special]
+            return UniformTokens(tokens, task.max_new_tokens, task.stop_tokens)
+        case OffPolicy.corpus:
+            text = prepare_text(setup.config, setup.run)
+            return CorpusContinuations.read(text.train, text.tokenizer, task, tokenizer=policy.tokenizer)
