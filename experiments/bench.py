@@ -29,8 +29,9 @@ from experiments.bench_machine import machine_line, measuring_gpu, processor_rec
 from experiments.bench_plan import plan
 from experiments.bench_records import log_rows, send_media, write_parquet
 from experiments.bench_tensor_parallel import bench_tensor_parallel
-from experiments.benchmarks.attention import AttentionSetting, measure_attention
+from experiments.benchmarks.attention import measure_attention
 from experiments.benchmarks.ceilings import Ceilings, measure_ceilings
+from experiments.benchmarks.cells import AttentionCell
 from experiments.benchmarks.device_bytes import bytes_per_device
 from experiments.benchmarks.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
 from experiments.benchmarks.gpu import Gpu, OnGpu, recorded
@@ -144,7 +145,7 @@ def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row]
     grid = config.bench
     shapes = attention_shapes(config)
     settings = [
-        AttentionSetting(
+        AttentionCell(
             mechanism=name,
             shape=shape,
             batch=batch,

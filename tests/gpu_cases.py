@@ -2,7 +2,7 @@
 
 import torch
 
-from experiments.benchmarks.gpu_machine import CLOCK_FIELDS, GpuCeilings
+from experiments.benchmarks.gpu import CLOCK_FIELDS, GpuCeilings
 
 CEILINGS = GpuCeilings(
     memory_read_bytes=3e12,

@@ -7,9 +7,11 @@ factor of two within minutes, so a fraction of a limit means something only besi
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -18,6 +20,8 @@ from ..decoding.cpu_library import cpu_library
 MEMORY_BYTES = 256 * 2**20  # several times any last-level cache share of a small machine
 CACHE_BYTES = 2 * 2**20  # per measurement, over all threads: stays in the last-level cache
 MATMUL_SIZE = 1024
+CACHE_SHARE = 0.25  # of the last-level cache: data up to this size stay there from call to call
+USUAL_CACHE_BYTES = 32 * 2**20  # where the system does not say
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,26 @@ def measure_ceilings(repeats: int = 7) -> Ceilings:
             best[name] = max(best[name], measure())
     best["fp32_flops"] = max(best["fp32_flops"], best["fp32_matmul_flops"])
     return Ceilings(threads=probe.threads, **best)
+
+
+def free_memory() -> int:
+    """Bytes that can be allocated without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def last_level_cache_bytes() -> int:
+    """Size of the processor's last-level cache."""
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        sizes.append(int(text[:-1]) * {"K": 2**10, "M": 2**20}.get(text[-1], 1))
+    return max(sizes, default=USUAL_CACHE_BYTES)
 
 
 def _seconds(call: Callable[[], object]) -> float:

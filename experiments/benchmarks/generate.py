@@ -33,10 +33,9 @@ from ..decoding.speculative import PromptLookup, SpeculativeEngine
 from ..decoding.whole_model_cost import Placement, step_cost
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
-from .attention import CACHE_SHARE, DTYPES, free_memory, last_level_cache_bytes
-from .ceilings import CeilingProbe, Ceilings, measure_ceilings
-from .gpu import PEAK_NAMES, OnGpu
-from .gpu_machine import GpuCeilings
+from .ceilings import CACHE_SHARE, CeilingProbe, Ceilings, free_memory, last_level_cache_bytes, measure_ceilings
+from .cells import DTYPES, quartiles
+from .gpu import PEAK_NAMES, GpuCeilings, OnGpu
 from .peers import LLAMA_PEERS, Peer, generate_with_peer, peer_model
 
 OURS, SPECULATIVE = "rl-exp", "rl-exp speculative"
@@ -320,7 +319,7 @@ def _row(one: _Visited, limits: Ceilings | GpuCeilings, bandwidth: float | None)
         row |= {"peak_name": PEAK_NAMES[setting.dtype]}
     times = cost.seconds(bandwidth, peak, peak)
     floor = max(times.values())
-    step, prefill = _quartiles(one.steps), _quartiles(one.prefill)
+    step, prefill = quartiles(one.steps), quartiles(one.prefill)
     return row | {
         "status": "measured",
         "residence": resident,
@@ -433,11 +432,6 @@ def compare_speculation(
         "same_text": texts[plain] == texts[speculative],
         "load_average": os.getloadavg()[0],
     }
-
-
-def _quartiles(seconds: Sequence[float]) -> tuple[float, float, float]:
-    lower, median, upper = np.quantile(seconds, (0.25, 0.5, 0.75))
-    return float(lower), float(median), float(upper)
 
 
 def _seconds(work: Callable[[], Any]) -> float:

@@ -21,7 +21,7 @@ from ..decoding.sampling import SamplingOptions
 from ..decoding.static_step import bucket
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
-from .attention import DTYPES
+from .cells import DTYPES
 from .generate import model_on, refuse_beyond_memory, weight_dtype
 from .gpu import OnGpu
 

@@ -21,7 +21,7 @@ from ..models.initialisation import initialise
 from ..models.shapes import AttentionShape, ModelShape
 from ..models.transformer import RlExpForCausalLM
 from ..runs.ranks import Ranks
-from .attention import DTYPES
+from .cells import DTYPES
 
 
 @dataclass(frozen=True, kw_only=True)

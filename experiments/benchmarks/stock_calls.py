@@ -1,7 +1,7 @@
-"""Decode attention as stock PyTorch offers it, for comparison: SDPA, compiled flex attention, grouped matmul.
+"""Decode attention as others offer it, for comparison: SDPA, compiled flex attention, grouped matmul, FlashInfer's MLA.
 
-Each path gets its keys [B, G, L, d_k] and values [B, G, L, d_v] as two contiguous tensors made beforehand. That is the
-layout it likes best, and more memory than the cache where keys and values share states: generous to the stock paths.
+torch's calls get their keys [B, G, L, d_k] and values [B, G, L, d_v] as two contiguous tensors made beforehand. That is
+the layout they like best, and more memory than the cache where keys and values share states: generous to them.
 
 Legend: B sequences, T query length, H query heads, G cached heads, L context length.
 """
@@ -19,9 +19,9 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from ..decoding.cache import CacheLayer
 from ..decoding.reference import cached_rows, keys_and_values
-from ..models.shapes import AttentionShape
+from ..models.shapes import LATENT, AttentionShape
 
-STOCK_PATHS = ("sdpa", "flex", "matmul_query_key", "matmul_key_query")
+STOCK_CALLS = ("sdpa", "flex", "matmul_query_key", "matmul_key_query", "flashinfer")
 
 
 def stock_calls(
@@ -29,12 +29,12 @@ def stock_calls(
 ) -> dict[str, Callable[[], Tensor]]:
     """Calls without arguments that compute the outputs [B, H, T, d_v]; all sequences have `length` tokens.
 
-    `queries` [B, T, H, d_k] are taken to the dtype of the cache, as the stock paths want one dtype.
+    `queries` [B, T, H, d_k] are converted to the type of the cache, as all want one type.
     """
-    if unknown := set(names) - set(STOCK_PATHS):
-        raise ValueError(f"stock paths {sorted(unknown)} are unknown: use {', '.join(STOCK_PATHS)}")
-    if not names:
-        return {}
+    if unknown := set(names) - set(STOCK_CALLS):
+        raise ValueError(f"stock calls {sorted(unknown)} are unknown: use {', '.join(STOCK_CALLS)}")
+    if "flashinfer" in names:
+        return {"flashinfer": _flashinfer_mla(shape, queries, layer, length)}
     rows = [keys_and_values(shape, cached_rows(layer, b, length)) for b in range(queries.shape[0])]
     keys = torch.stack([keys for keys, _ in rows]).transpose(1, 2).contiguous()  # [B, G, L, d_k]
     values = torch.stack([values for _, values in rows]).transpose(1, 2).contiguous()  # [B, G, L, d_v]
@@ -99,3 +99,27 @@ def _matmul(
         return torch.matmul(scores.softmax(-1), values).view(batch, heads, query_length, -1)
 
     return call
+
+
+def _flashinfer_mla(shape: AttentionShape, queries: Tensor, layer: CacheLayer, length: int) -> Callable[[], Tensor]:
+    """FlashInfer's MLA over the same pages; it wants latent and RoPE key as two tensors, and queries in their type."""
+    try:
+        from flashinfer.mla import BatchMLAPagedAttentionWrapper
+    except ImportError as error:
+        raise ImportError(f"FlashInfer cannot be imported ({error})") from None
+    if shape.mechanism not in LATENT or shape.latent_heads != 1:
+        raise ValueError(f"FlashInfer's MLA has one latent head, {shape.mechanism} has others")
+    (batch, query_length), device, dtype = queries.shape[:2], queries.device, layer.storage.dtype
+    sizes = [shape.latent_dim, shape.rope_dim]
+    latent, rope = (part.contiguous() for part in layer.storage.split(sizes, dim=-1))
+    wrapper = BatchMLAPagedAttentionWrapper(torch.empty(256 * 2**20, dtype=torch.int8, device=device))
+    counts = torch.arange(batch + 1, dtype=torch.int32, device=device)
+    lengths = torch.full((batch,), length, dtype=torch.int32, device=device)
+    wrapper.plan(
+        *(counts * query_length, counts * layer.page_table.shape[1], layer.page_table.flatten(), lengths),
+        *(shape.query_heads, shape.latent_dim, shape.rope_dim, layer.storage.shape[1], query_length > 1),
+        *(shape.softmax_scale, dtype, dtype),
+    )
+    packed = queries.to(dtype).flatten(0, 1)  # [B * T, H, K]
+    absorbed, rotated = (part.contiguous() for part in packed.split(sizes, dim=-1))
+    return lambda: wrapper.run(absorbed, rotated, latent, rope).unflatten(0, (batch, query_length)).transpose(1, 2)
