@@ -41,13 +41,15 @@ class LatentAttention(Attention):
         self.input = Linear(shape.hidden_size, sum(self.widths), bias=bias)  # [W_DQ, W_DKV, W_R]
         self.query_norm = LatentNorm(self.query_shares, self.share_dim, config)
         self.latent_norm = LatentNorm(shape.latent_heads, shape.latent_dim, config)
-        self.query_up = Linear(self.share_dim, shape.query_heads * (shape.head_dim + shape.rope_dim), bias=bias)
+        query_width = shape.query_heads * (shape.head_dim + shape.rope_dim)
+        self.query_up = GroupedLinear(self.share_dim, query_width, self.query_shares, bias=bias)
         # Rows by latent head, in each first the keys of its G query heads, then their values.
-        self.latent_up = Linear(shape.latent_dim, 2 * shape.query_heads * shape.head_dim, bias=bias)
+        key_value_width = 2 * shape.query_heads * shape.head_dim
+        self.latent_up = GroupedLinear(shape.latent_dim, key_value_width, shape.latent_heads, bias=bias)
 
     def project(self, hidden: Tensor, rotation: Rotation | None) -> Projected:
         query_latent, latent, rope_key = self.input(hidden).split(self.widths, dim=-1)
-        queries = grouped_linear(self.query_norm(query_latent), self.query_up, self.query_shares)
+        queries = self.query_up(self.query_norm(query_latent))
         queries = rotate(queries.unflatten(-1, (self.shape.query_heads, -1)), rotation)
         rope_key = rotate(rope_key[:, :, None], rotation)[:, :, 0]
         return Projected(queries, (self.latent_norm(latent), rope_key), self.project_gate(hidden))
@@ -55,7 +57,7 @@ class LatentAttention(Attention):
     def expand(self, states: States, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
         latent, rope_key = states
         shape = self.shape
-        raised = grouped_linear(latent, self.latent_up, shape.latent_heads)
+        raised = self.latent_up(latent)
         raised = raised.unflatten(-1, (shape.latent_heads, 2, shape.group_size, shape.head_dim))
         keys, values = (half.flatten(2, 3) for half in raised.unbind(3))  # each (B, T, H, D)
         keys = torch.cat((keys, rope_key[:, :, None].expand(-1, -1, shape.query_heads, -1)), dim=-1)
@@ -111,15 +113,19 @@ class LatentNorm(nn.Module):
         return heads.flatten(-2) * weight
 
 
-def grouped_linear(inputs: Tensor, linear: nn.Linear, groups: int) -> Tensor:
-    """A block-diagonal projection: group i of the inputs (B, T, K * C) meets the i-th block of rows of the
-    weight.
+class GroupedLinear(Linear):
+    """A block-diagonal projection: group i of the inputs (B, T, K * C) meets the i-th block of rows of the weight.
 
-    The weight (K * rows, C) stays one matrix, the shape that optimizers of matrices expect. -> (B, T, K *
-    rows).
+    The weight (K * rows, C) stays one matrix, the shape that optimizers of matrices expect. -> (B, T, K * rows).
     """
-    if groups == 1:
-        return linear(inputs)
-    blocks = linear.weight.unflatten(0, (groups, -1))  # (K, rows, C)
-    raised = torch.einsum("btkc,krc->btkr", inputs.unflatten(-1, (groups, -1)), blocks).flatten(2)
-    return raised if linear.bias is None else raised + linear.bias
+
+    def __init__(self, group_dim: int, outputs: int, groups: int, *, bias: bool) -> None:
+        super().__init__(group_dim, outputs, bias=bias)
+        self.groups = groups
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.groups == 1:
+            return super().forward(inputs)
+        blocks = self.weight.unflatten(0, (self.groups, -1))  # (K, rows, C)
+        raised = torch.einsum("btkc,krc->btkr", inputs.unflatten(-1, (self.groups, -1)), blocks).flatten(2)
+        return raised if self.bias is None else raised + self.bias
