@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A room may import the rooms on later lines, not those on its own line or above.
 ROOM_LAYERS = [
-    {"benchmarks", "preparation"},
+    {"benchmarks", "preparation", "teaching_signal"},
     {"controlled_experiments", "training", "reports"},
     {"decoding", "rewards", "reward_metrics", "policies"},
     {"tasks"},
