@@ -185,6 +185,31 @@ class PartialCreditConfig(ExperimentConfig):
         _sort(self, "easy_probabilities", "sharing", "sampled_joint")
 
 
+@dataclass
+class LearnableVarianceConfig(ExperimentConfig):
+    """Equal variance and accuracy, of which the policy can learn a share, or which points the other way."""
+
+    name: str = "learnable_variance"
+    shares: list[float] = limited(  # learnable, of the variance
+        [0.0, 0.1, 0.25, 0.5, 0.75, 1.0], at_least=0, at_most=1, items=2, distinct=True
+    )
+    seeds: int = limited(20, at_least=2, at_most=1000)
+    prompts: int = limited(20, at_least=2, at_most=1000)
+    outputs: int = limited(16, at_least=3, at_most=1000)
+    features: int = limited(40, at_least=2)
+    steps: int = limited(100, at_least=1)
+    learning_rate: float = limited(0.01, above=0)
+
+    def __post_init__(self) -> None:
+        _sort(self, "shares")
+        most = self.prompts * (self.outputs - 1) - 2
+        if self.features > most:
+            raise ValueError(
+                f"experiment.features={self.features} leaves nothing that cannot be learned: use at most prompts x "
+                f"(outputs - 1) - 2, here {most}"
+            )
+
+
 SCHEMAS: dict[str, type[ExperimentConfig]] = {
     schema.name: schema
     for schema in (
@@ -195,6 +220,7 @@ SCHEMAS: dict[str, type[ExperimentConfig]] = {
         TeacherBanditConfig,
         PolicyDependenceConfig,
         PartialCreditConfig,
+        LearnableVarianceConfig,
     )
 }
 TAKES_PROBLEM = ("imperfect_rewards", "error_categories")

@@ -31,6 +31,7 @@ from conf.controlled_config import TAKES_PROBLEM, ControlledConfig
 from experiments.controlled_experiments.error_categories import error_categories
 from experiments.controlled_experiments.findings import Findings, Verdict, number
 from experiments.controlled_experiments.imperfect_rewards import imperfect_rewards
+from experiments.controlled_experiments.learnable_variance import learnable_variance
 from experiments.controlled_experiments.partial_credit import partial_credit
 from experiments.controlled_experiments.phase_diagram import phase_diagram
 from experiments.controlled_experiments.policy_dependence import policy_dependence
@@ -56,6 +57,7 @@ EXPERIMENTS: dict[str, Callable[..., Findings]] = {
         teacher_bandit,
         policy_dependence,
         partial_credit,
+        learnable_variance,
     )
 }
 MOST_ROWS_PRINTED = 20

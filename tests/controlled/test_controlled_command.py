@@ -50,6 +50,12 @@ SMALL = {
         "experiment.sampled_seeds=4",
         "experiment.sampled_steps=200",
     ],
+    "learnable_variance": [
+        "experiment.seeds=3",
+        "experiment.prompts=6",
+        "experiment.outputs=6",
+        "experiment.features=8",
+    ],
 }
 
 
