@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -10,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.markup import escape
 
 from cli.hydra_command import fail
+
+if TYPE_CHECKING:
+    from experiments.reports.run_records import RunRecord
 
 app = typer.Typer(
     name="report",
@@ -30,8 +34,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 DEFAULT_OUTPUT_DIR = Path("outputs")
 MOST_SWEEPS = 5  # named below the table of runs
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def one_line_per_mistake(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """A ValueError is the user's mistake, here as in all packages: one line, exit code 2."""
+
+    @functools.wraps(command)
+    def checked(*args: Parameters.args, **options: Parameters.kwargs) -> Result:
+        try:
+            return command(*args, **options)
+        except ValueError as error:
+            fail(" ".join(str(error).split()))
+
+    return checked
+
 
 @app.command("runs")
+@one_line_per_mistake
 def runs(
     experiment: Annotated[list[str] | None, typer.Option(help="Only runs of this command: train, bench, ...")] = None,
     status: Annotated[
@@ -39,7 +60,7 @@ def runs(
         typer.Option(help="Only this state: finished, running, stale, failed, interrupted, empty, unreadable."),
     ] = None,
     sort: Annotated[str, typer.Option(help="age, id, experiment, status, or any setting or metric.")] = "age",
-    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="In the opposite order.")] = False,
     filters: Annotated[
         list[str] | None,
         typer.Option("--filter", metavar="KEY=VALUE", help="A setting or metric, such as attention.mechanism=gta."),
@@ -59,12 +80,12 @@ def runs(
 
     _require_folder(output_dir)
 
-    def chosen() -> list[Any]:
+    def chosen() -> list[RunRecord]:
         records = read_records(output_dir)
         some = choose_runs(records, experiments=experiment or (), states=status or (), filters=filters or ())
         return sort_runs(some, sort, reverse=reverse)
 
-    records = _or_fail(chosen)
+    records = chosen()
     if as_json:
         print(json.dumps([record.as_dict() for record in records], indent=2, default=str))
         return
@@ -76,12 +97,11 @@ def runs(
             with Live(runs_table(records), console=console, auto_refresh=False) as live:
                 while True:
                     time.sleep(2)
-                    live.update(runs_table(_or_fail(chosen)), refresh=True)
+                    live.update(runs_table(chosen()), refresh=True)
         except KeyboardInterrupt:
             return
     if not records:
-        chosen_of = experiment or status or filters
-        what = " that fit" if chosen_of else " yet; start one with: rl-exp train"
+        what = " that match" if experiment or status or filters else " yet; start one with: rl-exp train"
         console.print(f"no runs in {output_dir}{what}", highlight=False)
         return
     console.print(runs_table(records))
@@ -92,6 +112,7 @@ def runs(
 
 
 @app.command("compare")
+@one_line_per_mistake
 def compare(
     names: Annotated[
         list[str], typer.Argument(metavar="RUNS", help="Run ids, unique prefixes, run or sweep directories, sweep ids.")
@@ -118,16 +139,16 @@ def compare(
     from experiments.runs.files import write_json
     from experiments.runs.identity import content_hash
 
-    directories = _or_fail(lambda: find_runs(names, output_dir))
+    directories = find_runs(names, output_dir)
     if len(directories) == 1:
         fail(f"{names[0]} is one run: name at least two, or a sweep (rl-exp report runs lists them)")
-    arms, left_out = _or_fail(lambda: compare_arms(directories))
-    rows = _or_fail(lambda: compare_metrics(arms, metric or ()))
+    arms, left_out = compare_arms(directories)
+    rows = compare_metrics(arms, metric or ())
     document = comparison_document(arms, rows, left_out)
     folder = output_dir / "report" / f"compare-{content_hash(sorted(path.name for path in directories), 10)}"
     figure = None
     try:
-        figure = _or_fail(lambda: draw_curves(arms, folder, curve or ()))
+        figure = draw_curves(arms, folder, curve or ())
         if arms:
             write_json(folder / "comparison.json", document)
     except OSError as error:
@@ -142,7 +163,7 @@ def compare(
         console.print("no finished run among them: nothing to compare yet", highlight=False)
         return
     if len(arms) == 1:
-        several = sum(len(arm.runs) for arm in arms) > 1
+        several = len(arms[0].runs) > 1
         differ = "these runs differ in nothing but their seed" if several else "the others are left out"
         console.print(f"one arm only: {differ}", highlight=False)
     elif not rows:
@@ -157,6 +178,7 @@ def compare(
 
 
 @app.command("claims")
+@one_line_per_mistake
 def claims(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="CLAIMS", help="Only these, with all their parts.", show_default=False)
@@ -181,10 +203,10 @@ def claims(
 
     _require_folder(output_dir)
     if run is not None:
-        for words in _or_fail(lambda: commands_of(run)):
+        for words in commands_of(run):
             _call([*words, f"output_dir={output_dir}"])
         names = [*(names or []), run.partition("/")[0]]
-    entries = _or_fail(lambda: ledger(output_dir, list(dict.fromkeys(names or ()))))
+    entries = ledger(output_dir, list(dict.fromkeys(names or ())))
     document = [entry.as_dict() for entry in entries]
     if not names:
         try:
@@ -225,6 +247,7 @@ def _call(words: list[str]) -> None:
 
 
 @app.command("figures")
+@one_line_per_mistake
 def figures(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Where to put them; default: report/figures below --output-dir.")
@@ -232,7 +255,7 @@ def figures(
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_OUTPUT_DIR,
 ) -> None:
-    """All figures of runs, sweeps and published results in one folder, as PNG and SVG."""
+    """All figures of runs, sweeps and published results in one folder, as PNG and, where it can be drawn, SVG."""
     from rich.console import Console
 
     from experiments.report import figure_places
@@ -241,12 +264,11 @@ def figures(
     _require_folder(output_dir)
     target = folder or output_dir / "report" / "figures"
     if target.resolve() in (Path.cwd(), output_dir.resolve()):
-        fail(f"--folder {target} holds other things, and a hundred figures would lie between them: name a new folder")
-    left_out: list[str] = []
+        fail(f"--folder {target} holds other files: choose a new folder for the figures")
     try:
-        gathered = _or_fail(lambda: gather_figures(figure_places(output_dir), target, left_out))
+        gathered, left_out = gather_figures(figure_places(output_dir), target)
     except OSError as error:
-        fail(f"{target} cannot be written ({error.strerror}): name another folder with --folder")
+        _fail_unwritten(target, error, "another folder with --folder")
     for line in left_out:
         typer.echo(f"left out: {line}", err=True)
     if as_json:
@@ -255,20 +277,20 @@ def figures(
         ]
         print(json.dumps(names, indent=2))
         return
-    console = Console()
     without = sum(figure.svg is None for figure in gathered)
-    note = f" ({without} of them, whose runs left no SVG, as PNG only)" if without else ""
-    console.print(f"{len(gathered)} figures{note} in {escape(str(target))}", highlight=False, soft_wrap=True)
+    note = f" ({without} of them as PNG only)" if without else ""
+    Console().print(f"{len(gathered)} figures{note} in {escape(str(target))}", highlight=False, soft_wrap=True)
 
 
 @app.command("html")
+@one_line_per_mistake
 def html(
     page: Annotated[
         Path | None, typer.Option("--page", help="The file to write; default: report/report.html below --output-dir.")
     ] = None,
     output_dir: OutputDir = DEFAULT_OUTPUT_DIR,
 ) -> None:
-    """One self-contained page: claims, figures, runs, and what made them. Prints where it is."""
+    """One self-contained page: claims, figures, runs, and what made them. Prints its path."""
     from experiments.report import figure_places, ledger
     from experiments.reports.figure_gallery import collect_figures
     from experiments.reports.html_page import write_page
@@ -283,33 +305,27 @@ def html(
         if target.is_dir():
             fail(f"{target} is a folder: name a file with --page")
     except OSError as error:
-        fail(f"{target} cannot be written ({error.strerror}): name another file with --page")
-    left_out: list[str] = []
-    entries = _or_fail(lambda: ledger(output_dir))
-    records = sort_runs(read_records(output_dir), "age")
-    gallery = collect_figures(figure_places(output_dir, most_runs=10), left_out)
-    tables = sweep_tables(output_dir)
+        _fail_unwritten(target, error, "another file with --page")
+    entries = ledger(output_dir)
+    gallery, left_out = collect_figures(figure_places(output_dir, most_runs=10))
     for line in left_out:
         typer.echo(f"left out: {line}", err=True)
+    records, tables = sort_runs(read_records(output_dir), "age"), sweep_tables(output_dir)
     try:
         print(write_page(target, entries=entries, records=records, figures=gallery, sweeps=tables))
     except OSError as error:
-        fail(f"{target} cannot be written ({error.strerror}): name another file with --page")
+        _fail_unwritten(target, error, "another file with --page")
 
 
 def _say_unwritten(path: Path, error: OSError) -> None:
-    """What was to be read has been read: a folder that takes no files is a line, not the end."""
+    """A folder that cannot be written does not end a command that has read what it was asked for."""
     typer.echo(f"{path} was not written ({error.strerror})", err=True)
+
+
+def _fail_unwritten(path: Path, error: OSError, instead: str) -> NoReturn:
+    fail(f"{path} cannot be written ({error.strerror}): name {instead}")
 
 
 def _require_folder(output_dir: Path) -> None:
     if output_dir != DEFAULT_OUTPUT_DIR and not os.path.isdir(output_dir):  # no error for a name that is too long
-        fail(f"--output-dir {output_dir} is no folder: name the one that runs were written to, such as outputs")
-
-
-def _or_fail(action: Callable[[], Any]) -> Any:
-    """What `action` returns; a ValueError is the user's mistake."""
-    try:
-        return action()
-    except ValueError as error:
-        fail(" ".join(str(error).split()))
+        fail(f"--output-dir {output_dir} is not a folder: name the one that runs were written to, such as outputs")

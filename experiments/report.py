@@ -19,7 +19,8 @@ from typing import Any
 
 from conf.claim_config import ClaimConfig, EvidenceConfig, load_claims, require_claim
 from conf.commands import COMMANDS, Command
-from conf.compose import UserError, plain, plan_jobs
+from conf.compose import plain, plan_jobs
+from conf.override_rules import UserError
 from experiments.reports.claim_rules import Spread, apply_rule, region
 from experiments.reports.claims import Entry, Evidence, Part
 from experiments.reports.run_comparison import runs_of_sweep

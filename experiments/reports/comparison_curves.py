@@ -68,6 +68,7 @@ def read_curves(run: Path) -> tuple[str, dict[str, tuple[Floats, Floats]]]:
 def draw_curves(arms: Sequence[ComparedArm], directory: Path, wanted: Sequence[str] = ()) -> Path | None:
     """Write curves.png and curves.svg; None where the arms have no curve in common. ValueError for an unknown one."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     read = {run.directory: read_curves(run.directory) for arm in arms for run in arm.runs}
     axes_of = {axis for axis, _ in read.values()}
@@ -97,7 +98,7 @@ def draw_curves(arms: Sequence[ComparedArm], directory: Path, wanted: Sequence[s
             axis.set_xlabel(X_AXES[x_axis])
             axis.set_ylabel(next((unit for pattern, unit in UNITS.items() if fnmatchcase(name, pattern)), ""))
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-            axis.xaxis.set_major_locator(plt.MaxNLocator(5))
+            axis.xaxis.set_major_locator(MaxNLocator(5))
         for axis in axes.flat[len(names) :]:
             axis.set_visible(False)
         handles, labels = axes.flat[0].get_legend_handles_labels()

@@ -37,13 +37,13 @@ class GalleryFigure:
     caption: str
 
 
-def collect_figures(places: Sequence[Path], left_out: list[str] | None = None) -> list[GalleryFigure]:
-    """Every PNG in the figure folders of these runs, sweeps and published results.
+def collect_figures(places: Sequence[Path]) -> tuple[list[GalleryFigure], list[str]]:
+    """Every PNG in the figure folders of these runs, sweeps and published results, and a line per file left out.
 
-    What is called PNG and is none, is cut off, or cannot be read is named in `left_out`.
+    Left out are files that are named PNG and are not, are cut off, or cannot be read.
     """
     found: list[GalleryFigure] = []
-    left_out = [] if left_out is None else left_out
+    left_out: list[str] = []
     names: set[str] = set()
     for place in dict.fromkeys(places):
         captions = read_captions(place / "figures")
@@ -57,7 +57,7 @@ def collect_figures(places: Sequence[Path], left_out: list[str] | None = None) -
             found.append(
                 GalleryFigure(name, title, place, png, svg if svg.is_file() else None, caption_of(png, captions))
             )
-    return found
+    return found, left_out
 
 
 def _pictures(folder: Path, left_out: list[str]) -> list[Path]:
@@ -92,17 +92,18 @@ def damage_of(png: Path) -> str:
     return "" if end == b"IEND\xaeB`\x82" else "is cut off"
 
 
-def gather_figures(places: Sequence[Path], folder: Path, left_out: list[str] | None = None) -> list[GalleryFigure]:
-    """Draw again what can be drawn, copy the rest, and write captions.json; the figures as they lie in `folder`.
+def gather_figures(places: Sequence[Path], folder: Path) -> tuple[list[GalleryFigure], list[str]]:
+    """Draw again what can be drawn, copy the rest, and write captions.json.
 
-    OSError where `folder` cannot be written.
+    Returns the figures as they are in `folder`, and a line per file left out. OSError where `folder` cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     gathered = []
     # Drawn aside: an interrupted command leaves the pictures of the one before it, all of them.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".drawing-") as name:
         aside = Path(name)
-        for figure in collect_figures(places, left_out):
+        figures, left_out = collect_figures(places)
+        for figure in figures:
             drawn, svg = aside / f"{figure.name}.png", aside / f"{figure.name}.svg"
             caption = _draw_again(figure, drawn)
             if caption is None:
@@ -114,7 +115,7 @@ def gather_figures(places: Sequence[Path], folder: Path, left_out: list[str] | N
         for path in aside.iterdir():
             os.replace(path, folder / path.name)
     write_json(folder / "captions.json", {figure.name: figure.caption for figure in gathered})
-    return gathered
+    return gathered, left_out
 
 
 def _draw_again(figure: GalleryFigure, target: Path) -> str | None:

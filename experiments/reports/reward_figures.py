@@ -70,7 +70,7 @@ def draw_properties(evaluation: Evaluation, directory: Path) -> Path:
         for i, j in np.ndindex(matrix.shape):
             if np.isfinite(matrix[i, j]):
                 colour = "black" if shades[i, j] > 0.55 else "white"
-                axis.text(j, i, _short(matrix[i, j]), ha="center", va="center", fontsize=7, color=colour)
+                axis.text(j, i, _short(float(matrix[i, j])), ha="center", va="center", fontsize=7, color=colour)
         labels = [label.replace("_", " ") for label in evaluation.reward_models]
         axis.set_xticks(range(matrix.shape[1]), labels, rotation=40, ha="right", fontsize=8)
         axis.set_yticks(range(len(names)), [_long_label(name) for name in names], fontsize=7)

@@ -29,6 +29,7 @@ from experiments.runs.seeds import SeedStreams
 
 FEWEST_FOR_BOOTSTRAP = 10
 MOST_METRICS_PRINTED = 12
+MOST_NULLS_NAMED = 4
 NO_METRICS = ("objective", "seed")
 TELLING_KEYS = ("mechanism", "name", "family")  # of several settings that tell arms apart, these are shown
 
@@ -142,6 +143,7 @@ def compare_arms(directories: Sequence[Path]) -> tuple[list[ComparedArm], list[s
             left_out.append(f"{record.id}: {record.state}" + (f" ({reason})" if reason else ""))
         else:
             records.append(record)
+            left_out += _null_numbers(record)
     experiments = sorted({record.experiment for record in records})
     if len(experiments) > 1:
         raise ValueError(f"runs of {' and '.join(experiments)} have no numbers in common: compare runs of one command")
@@ -157,6 +159,15 @@ def compare_arms(directories: Sequence[Path]) -> tuple[list[ComparedArm], list[s
         label = "  ".join(_label(key, setting.get(key)) for key in keys) or group[0].experiment
         arms.append(ComparedArm(label, tuple(sorted(group, key=lambda run: -1 if run.seed is None else run.seed))))
     return arms, left_out
+
+
+def _null_numbers(record: RunRecord) -> list[str]:
+    """A line where numbers of a finished run are null: its evaluation gave NaN, and means are taken without it."""
+    names = [name for name, value in record.summary.items() if value is None]
+    if not names:
+        return []
+    more = f" and {len(names) - MOST_NULLS_NAMED} more" if len(names) > MOST_NULLS_NAMED else ""
+    return [f"{record.id}: {', '.join(names[:MOST_NULLS_NAMED])}{more} (null in its summary.json)"]
 
 
 def _one_per_seed(runs: Sequence[RunRecord], left_out: list[str]) -> list[RunRecord]:

@@ -160,3 +160,14 @@ def test_a_prefix_that_is_a_whole_id_is_that_run(tmp_path):
     made_run(tmp_path, "abc")
     made_run(tmp_path, "abcd")
     assert find_runs(["abc"], tmp_path) == [tmp_path / "train" / "abc"]
+
+
+def test_a_finished_run_whose_results_are_null_is_named_with_them(rl_exp, tmp_path):
+    for run, loss in (("good", 3.0), ("null", None)):
+        settings = {"attention.mechanism": run}
+        summary = {"eval/text/loss": loss, "tokens": 1.0 if run == "good" else 2.0}
+        made_run(tmp_path / "outputs", run, settings=settings, summary=summary)
+    result = rl_exp("report", "compare", "good", "null")
+    assert result.exit_code == 0, result.output
+    assert "left out: null: eval/text/loss (null in its summary.json)" in result.stdout
+    assert "tokens" in result.stdout, "its other numbers are compared"

@@ -7,7 +7,6 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.reports.time_to_target import held_out_curve, tokens_to_loss
 from experiments.reports.train_comparison import gather_arms
 
 
@@ -37,11 +36,3 @@ def test_runs_that_differ_in_their_seed_only_are_one_arm(tmp_path):
     assert arms[2].spread("eval/text/loss") == pytest.approx(0.5**0.5)
     assert arms[0].spread("eval/text/loss") is None
     assert "learning_rate=0.1" in arms[0].label
-
-
-def test_the_target_is_reached_between_two_evaluations(tmp_path):
-    curve = held_out_curve(made_run(tmp_path, "a", "gqa", 4.0, seed=0), "text")
-    assert curve == [(0, 7.0), (100, 5.0), (200, 4.0)]
-    assert tokens_to_loss(curve, 6.0) == 50
-    assert tokens_to_loss(curve, 4.5) == 150
-    assert tokens_to_loss(curve, 3.9) is None
