@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -34,6 +34,8 @@ HEADLINES = {
     "rlhf": ("arm", "ground_truth_increase", "proxy_increase", "probe/kl"),
 }
 MOST_HEADLINES = 4
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -120,46 +122,36 @@ def read_records(output_dir: Path, *, now: datetime | None = None, stale_after: 
 
 def read_record(directory: Path, *, now: datetime | None = None, stale_after: float = STALE_AFTER) -> RunRecord:
     """One record. Damage of any file is a `problem`; the rest is read all the same."""
-    problems: list[str] = []
-    status: dict[str, Any] | None = None
-    try:
-        status = read_status(directory)
-    except OSError as error:
-        problems.append(f"status.json cannot be read ({error.strerror or type(error).__name__})")
-    if status is not None and "heartbeat" not in status and "reason" in status:  # read_status found a damaged file
-        problems.append(str(status["reason"]).replace(f"{directory}/", ""))
-        status = {"state": UNREADABLE}
-    config = _mapping(directory / "config.yaml", problems)
-    known = len(problems)
-    differences = _mapping(directory / "overrides.yaml", problems)
-    differences_known = len(problems) == known and (directory / "overrides.yaml").exists()
-    manifest = _mapping(directory / "manifest.json", problems)
-    summary = _mapping(directory / "summary.json", problems)
-    _check_metrics(directory / "metrics.jsonl", problems)
-    heartbeat = _moment((status or {}).get("heartbeat"))
+    files = RunFiles(directory)
+    status = files.read("status.json", lambda path: read_status(directory)) or {}
+    config, differences, manifest, summary = map(
+        files.mapping, ("config.yaml", "overrides.yaml", "manifest.json", "summary.json")
+    )
+    files.check_metrics()
+    heartbeat = _moment(status.get("heartbeat"))
     silent = None if heartbeat is None else ((now or datetime.now(UTC)) - heartbeat).total_seconds()
-    if status is None:
-        state = UNREADABLE if config or manifest or problems else EMPTY
-        problems.insert(0, "status.json is missing" if state == UNREADABLE else "the folder holds no run")
+    reason = str(status.get("reason") or "")
+    if not status:
+        state = UNREADABLE if config or manifest or files.problems else EMPTY
+        files.problems.insert(0, "status.json is missing" if state == UNREADABLE else "the folder holds no run")
+    elif reason and "heartbeat" not in status:  # read_status's own words for a damaged file
+        state = UNREADABLE
+        files.problems.insert(0, reason.replace(f"{directory}/", ""))
     else:
         state = str(status["state"])
     if state == RunState.running and (silent is None or abs(silent) > stale_after):
         state = STALE
         ahead = silent is not None and silent < 0  # a live run would have written another by now
-        sign = (
-            "its last sign of life lies in the future (a clock was set back)" if ahead else "gave no sign of life since"
+        files.problems.append(
+            "its last heartbeat lies in the future (a clock was set back); the same command continues it"
+            if ahead
+            else f"no heartbeat for {stale_after:.0f} seconds; the same command continues it"
         )
-        problems.append(f"said to be running, but {sign}; the same command continues it")
     if state not in (EMPTY, UNREADABLE):
-        for name, found in (("config.yaml", config), ("manifest.json", manifest)):
-            if not found and not any(problem.startswith(name) for problem in problems):
-                problems.append(f"{name} is missing or empty")
-        if not differences_known and not any(problem.startswith("overrides.yaml") for problem in problems):
-            problems.append("overrides.yaml is missing: what differs from the defaults is not known")
-    if state == RunState.finished and not summary and not (directory / "summary.json").exists():
-        problems.append("finished without a summary.json")
-    if state in (RunState.failed, RunState.interrupted) and (status or {}).get("reason"):
-        problems.insert(0, _one_line(status["reason"]))  # type: ignore[index]
+        expected = ["config.yaml", "manifest.json", "overrides.yaml"]
+        files.require(*expected, *(["summary.json"] if state == RunState.finished else []))
+    if state in (RunState.failed, RunState.interrupted) and reason:
+        files.problems.insert(0, _one_line(reason))
     seed = manifest.get("seed", config.get("seed"))
     return RunRecord(
         directory=directory,
@@ -169,12 +161,56 @@ def read_record(directory: Path, *, now: datetime | None = None, stale_after: fl
         age=None if silent is None else max(0.0, silent),
         seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
         settings=flatten(config),
-        differences=_special(flatten(differences)),
-        differences_known=differences_known,
+        differences={
+            key: value for key, value in flatten(differences).items() if key.split(".")[0] not in NOT_IDENTITY
+        },
+        differences_known="overrides.yaml" in files.intact,
         summary=summary,
         manifest=manifest,
-        problem="; ".join(problems) or None,
+        problem="; ".join(files.problems) or None,
     )
+
+
+class RunFiles:
+    """The files of a run directory. What is wrong with one is a line of `problems`, never an exception."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.problems: list[str] = []
+        self.intact: set[str] = set()  # names of files that were read
+
+    def read(self, name: str, parse: Callable[[Path], Parsed]) -> Parsed | None:
+        """What `parse` makes of the file; None where it is absent, cannot be read or is damaged."""
+        try:
+            value = parse(self.directory / name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            self.problems.append(f"{name} cannot be read ({error.strerror or type(error).__name__})")
+        except (ValueError, TypeError, yaml.YAMLError, RecursionError):
+            self.problems.append(f"{name} is damaged")
+        else:
+            self.intact.add(name)
+            return value
+        return None
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """A JSON or YAML file that holds a mapping; {} where there is none."""
+        return self.read(name, _mapping) or {}
+
+    def check_metrics(self) -> None:
+        """Name lines of metrics.jsonl that are not JSON objects. The last may be half-written: a kill leaves that."""
+        lines = self.read("metrics.jsonl", lambda path: path.read_bytes().split(b"\n")) or []
+        damaged = [number for number, line in enumerate(lines[:-1], 1) if not _is_row(line)]
+        if damaged:
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            self.problems.append(f"metrics.jsonl is damaged: line {damaged[0]}{more}")
+
+    def require(self, *names: str) -> None:
+        """Name those that are missing; damaged ones are named already."""
+        for name in names:
+            if name not in self.intact and not any(problem.startswith(name) for problem in self.problems):
+                self.problems.append(f"{name} is missing")
 
 
 def arm_settings(record: RunRecord) -> dict[str, Any]:
@@ -199,52 +235,18 @@ def shown(value: Any) -> str:
     return _one_line(value)
 
 
-def _special(differences: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in differences.items() if key.split(".")[0] not in NOT_IDENTITY}
-
-
-def _mapping(path: Path, problems: list[str]) -> dict[str, Any]:
-    """A JSON or YAML file that holds a mapping; {} and a problem where it is damaged, {} where it is absent."""
-    try:
-        if path.suffix == ".json":
-            value = read_json(path)
-        else:
-            value = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        problems.append(f"{path.name} cannot be read ({error.strerror or type(error).__name__})")
-        return {}
-    except (ValueError, yaml.YAMLError, RecursionError):
-        problems.append(f"{path.name} is damaged")
-        return {}
-    if value is None and path.suffix != ".json":
-        return {}
+def _mapping(path: Path) -> dict[str, Any]:
+    """ValueError where the file holds anything else; an empty YAML file is an empty mapping."""
+    if path.suffix == ".json":
+        value = read_json(path)
+    else:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=loader) or {}
     if not isinstance(value, dict):
-        problems.append(f"{path.name} is damaged: it holds no mapping")
-        return {}
+        raise ValueError(f"{path} does not hold a mapping")
     found = {str(key): item for key, item in value.items()}
-    try:
-        flatten(found)
-    except RecursionError:
-        problems.append(f"{path.name} is damaged: it holds itself")
-        return {}
+    flatten(found)  # RecursionError where it contains itself
     return found
-
-
-def _check_metrics(path: Path, problems: list[str]) -> None:
-    """A problem where lines of metrics.jsonl are no JSON objects. The last may be half-written: a kill leaves that."""
-    try:
-        *lines, _ = path.read_bytes().split(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        problems.append(f"{path.name} cannot be read ({error.strerror or type(error).__name__})")
-        return
-    damaged = [number for number, line in enumerate(lines, 1) if not _is_row(line)]
-    if damaged:
-        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        problems.append(f"{path.name} is damaged: line {damaged[0]}{more}")
 
 
 def _is_row(line: bytes) -> bool:

@@ -113,7 +113,7 @@ def test_runs_are_filtered_and_sorted(rl_exp, tmp_path):
         (("--filter", "mechansm=gta"), "Did you mean mechanism"),
         (("--sort", "nonsense"), "no run has a setting or metric 'nonsense'"),
         (("--experiment", "trian"), "there are train"),
-        (("--output-dir", "nowhere"), "--output-dir nowhere is no folder"),
+        (("--output-dir", "nowhere"), "--output-dir nowhere is not a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(rl_exp, tmp_path, words, said):
