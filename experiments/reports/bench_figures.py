@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.reports.captions import n_of
 from experiments.reports.context_panels import context_panels, label_panels, scale_panel
-from experiments.reports.style import BLACK, GREY, MECHANISM_COLOURS, figure_style, save_figure
+from experiments.reports.style import BLACK, GREY, LINES, MECHANISM_COLOURS, figure_style, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-LINES = ("-", "--", ":", "-.")
 FILLS = {"fp32": "full", "bf16": "none", "fp16": "left"}  # of markers, by storage
 SERVING_LATENCIES = {
     "first_token": "to the first token",

@@ -15,7 +15,7 @@ from experiments.reports.captions import n_of
 from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.run_comparison import ComparedArm
 from experiments.reports.run_records import finite_number
-from experiments.reports.style import MECHANISM_COLOURS, PALETTE, figure_style, save_figure
+from experiments.reports.style import LINES, MECHANISM_COLOURS, PALETTE, figure_style, save_figure
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +33,6 @@ UNITS = {  # the first pattern that fits names the y-axis
     "*reward": "reward",
 }
 MOST_PANELS = 6
-LINES = ("-", "--", ":", "-.")
 
 
 def read_curves(run: Path) -> tuple[str, dict[str, tuple[Floats, Floats]]]:

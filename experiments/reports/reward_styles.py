@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from experiments.reports.style import BLACK, GREEN, GREY, ORANGE, PALETTE, PURPLE, SKY_BLUE, VERMILION
+from experiments.reports.style import BLACK, GREEN, GREY, LINES, ORANGE, PALETTE, PURPLE, SKY_BLUE, VERMILION
 
 # The rewards of conf/reward/ that are made here: colour, marker, line. Shades get lighter as a knob goes down.
 REWARDS: dict[str, tuple[str, str, str]] = {
@@ -39,7 +39,6 @@ REWARDS: dict[str, tuple[str, str, str]] = {
 REWARD_COLOURS = {name: colour for name, (colour, _, _) in REWARDS.items()}
 WIDE = ("ground_truth", "perfect_low_variance")  # what every other reward is held against
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", ":", "-.")
 
 
 class RewardStyles:
@@ -60,7 +59,7 @@ class RewardStyles:
         if label in self._foreign:
             place = self._foreign[label]
             colour, marker = PALETTE[place % (len(PALETTE) - 1)], MARKERS[place % len(MARKERS)]  # black is the truth's
-            line = LINES[place // (len(PALETTE) - 1) % len(LINES)]
+            line: str = LINES[place // (len(PALETTE) - 1) % len(LINES)]
         else:
             colour, marker, line = REWARDS[_name(label)]
             turn = self._turns.get(label, 0)

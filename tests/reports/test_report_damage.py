@@ -27,12 +27,11 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_ends_no_command(rl_exp, tmp_path, command, damage):
+def test_damage_ends_no_command(rl_exp, tmp_path, command):
     made_run(tmp_path / "outputs", "whole", summary={"eval/text/perplexity": 61.7})
-    broken = made_run(tmp_path / "outputs", "broken", summary={"eval/text/perplexity": 61.7})
-    name, content = DAMAGE[damage]
-    (broken / name).write_text(content)
+    for number, (name, content) in enumerate(DAMAGE.values()):
+        broken = made_run(tmp_path / "outputs", f"broken{number}", summary={"eval/text/perplexity": 61.7})
+        (broken / name).write_text(content)
     result = rl_exp(*COMMANDS[command])
     assert result.exit_code == 0, result.output
     if command == "runs":

@@ -43,18 +43,23 @@ def test_a_run_without_a_sign_of_life_is_stale_and_a_live_one_is_not(tmp_path):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", DAMAGE)
-def test_damage_of_any_file_is_a_line_and_no_traceback(rl_exp, tmp_path, name, content):
+def test_damage_of_any_file_is_named_in_the_record(tmp_path, name, content):
     run = made_run(tmp_path / "outputs", "aa", summary={"eval/text/perplexity": 61.7})
-    made_run(tmp_path / "outputs", "bb", summary={"eval/text/perplexity": 60.0})
     (run / name).write_bytes(content)
-    result = rl_exp("report", "runs")
-    assert result.exit_code == 0, result.output
-    assert result.exception is None
-    assert "bb" in result.output
     record = read_record(run)
     empty_yaml = name.endswith(".yaml") and content in (b"", b"null")
-    assert empty_yaml or record.problem, "damage is named"
+    assert empty_yaml or record.problem
     assert name != "status.json" or record.state == UNREADABLE
+
+
+def test_a_damaged_run_is_a_line_between_the_others(rl_exp, tmp_path):
+    run = made_run(tmp_path / "outputs", "aa", summary={"eval/text/perplexity": 61.7})
+    made_run(tmp_path / "outputs", "bb", summary={"eval/text/perplexity": 60.0})
+    (run / "summary.json").write_bytes(b"{")
+    result = rl_exp("report", "runs")
+    assert result.exit_code == 0, result.output
+    assert "bb" in result.output
+    assert "summary.json is damaged" in " ".join(result.output.split())
 
 
 def test_a_damaged_line_of_metrics_is_named_and_a_half_written_end_is_not(tmp_path):
