@@ -24,6 +24,7 @@ from conf.commands import Command
 from conf.launchers import explain_missing_plugin, register_launcher_schemas
 from conf.limits import checked
 from conf.override_rules import UserError, check_values, first_line, parse, refuse_resolvers, short
+from conf.renamed import refusal_of_old_names
 from experiments.runs.identity import flatten, run_id
 
 CONF_DIRECTORY = Path(__file__).resolve().parent
@@ -189,6 +190,8 @@ def _check_keys(parsed: list[Override], composed: DictConfig) -> None:
 
 
 def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> DictConfig:
+    if renamed := refusal_of_old_names(overrides):
+        raise UserError(renamed)
     command.schema()
     register_launcher_schemas()
     GlobalHydra.instance().clear()

@@ -26,7 +26,9 @@ class PolicyGradientConfig:
     kl_place: KlPlace = KlPlace.reward
     kl_estimator: KlEstimator = KlEstimator.k3  # of the loss; the reward always takes the log-ratio itself
     kl_coefficient: float = limited(0.05, at_least=0)
-    temperature: float = limited(1.0, above=0)  # of the rollouts
+    # of the loss: weight the estimate with policy / old, so that k1 and k3 have the gradient of KL(policy || reference)
+    importance_weighted_kl: bool = True
+    temperature: float = limited(1.0, above=0)  # of rollouts and updates: logits are divided by it; probes are at 1
     # Of rollouts and updates; probes of the initial policy and reward models are fp32 in any case, and so comparable.
     precision: Precision = Precision.fp32
     # taken off the normalised reward of a completion that was cut off
@@ -66,6 +68,8 @@ class PolicyGradientConfig:
             "sequence_ratio": self.sequence_ratio,
             "denominator": self.loss_denominator,
             "kl_estimator": self.kl_estimator,
+            "importance_weighted_kl": self.importance_weighted_kl,
+            "temperature": self.temperature,
             "kl_coefficient": self.kl_coefficient if self.kl_place is KlPlace.loss else 0.0,
             "gradient_clip": self.gradient_clip,
             "precision": self.precision.value,

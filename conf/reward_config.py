@@ -177,7 +177,7 @@ class RewardConfig:
     prompt_spread: float = limited(0.0, at_least=0)
     # instead: as much of it as brings the normalised variance down to this
     target_variance: float | None = limited(None, above=0, at_most=1)
-    seed: int = limited(0, at_least=0)  # of pairs, noise and initialisation
+    seed: int | None = limited(None, at_least=0)  # of pairs, noise and initialisation; null: `seed` of the run
     scaled: ScaledConfig = field(default_factory=ScaledConfig)
     noisy: NoisyConfig = field(default_factory=NoisyConfig)
     coarse: CoarseConfig = field(default_factory=CoarseConfig)

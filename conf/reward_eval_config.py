@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 
 from conf.limits import limited
-from conf.reward_config import REWARD_DIRECTORY, named_reward
+from conf.reward_config import named_reward
 from conf.rlhf_config import PolicyTaskConfig
 
 # One of every kind: accurate, accurate but of low variance, noisy, coarse, hackable, kind, and trained.
@@ -47,8 +47,8 @@ class RewardEvalConfig(PolicyTaskConfig):
             )
 
     def input_files(self) -> list[Path]:
-        """Those of policy and corpus, and the reward models' own settings, which the configuration only names."""
-        return [*super().input_files(), *(REWARD_DIRECTORY / f"{name}.yaml" for name in self.rewards)]
+        """Those of policy and task, and of the reward models."""
+        return [*super().input_files(), *self.reward_files(self.rewards)]
 
 
 ConfigStore.instance().store(name="reward_eval_schema", node=RewardEvalConfig)

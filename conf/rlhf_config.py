@@ -7,6 +7,7 @@ when it is missing. `policy.path` names another one.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from hydra.core.config_store import ConfigStore
 
 from conf.limits import limited
 from conf.policy_gradient_config import PolicyGradientConfig
-from conf.reward_config import REWARD_DIRECTORY, RewardConfig, RewardFamily, named_reward
+from conf.reward_config import REWARD_DIRECTORY, RewardConfig, named_reward
 from conf.run_config import RunConfig
 from conf.task_config import TaskConfig
 from conf.train_config import TrainConfig
+from experiments.data.hub_rows import HubRows
+from experiments.rewards.families import RewardFamily
 from experiments.runs.external_inputs import local_files
 
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
@@ -29,7 +32,7 @@ class PolicyConfig:
 
     path: str | None = None  # a folder or hub name of a transformers causal language model; null: made by `train`
     revision: str | None = None  # of a hub model: a branch, tag or commit; null: its main branch
-    seed: int = limited(0, at_least=0)  # of `rl-exp train`; `seed` itself is that of the policy-gradient run
+    seed: int | None = limited(None, at_least=0)  # of `rl-exp train`; null: `seed`
 
     def __post_init__(self) -> None:
         if self.path is not None and not Path(self.path).is_dir() and not re.fullmatch(HUB_NAME, self.path):
@@ -60,6 +63,9 @@ class PolicyTaskConfig(TrainConfig):
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    # true: all seeds share policy, prompts, pairs and reward models (those of seed 0), and differ in the order of
+    # prompts and in sampling noise only; false: `seed` draws all of them
+    common_random_numbers: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,18 +75,41 @@ class PolicyTaskConfig(TrainConfig):
                 "the second"
             )
 
+    def seed_of(self, own: int | None) -> int:
+        """The seed of a policy, prompts or a reward model whose own setting is `own`."""
+        if own is not None:
+            return own
+        return 0 if self.common_random_numbers else self.seed
+
     def policy_training(self) -> TrainConfig:
         """The settings of `rl-exp train` that make the policy."""
         values = {item.name: getattr(self, item.name) for item in fields(TrainConfig)}
-        return TrainConfig(**values | {"seed": self.policy.seed, "force": False})
+        return TrainConfig(**values | {"seed": self.seed_of(self.policy.seed), "force": False})
 
     def check_processes(self, processes: int | None) -> None:
         """See `RunConfig`: one process, unless a command says otherwise."""
         RunConfig.check_processes(self, processes)
 
     def input_files(self) -> list[Path]:
-        """The files of a local corpus and of a local policy."""
-        return [*super().input_files(), *local_files(self.policy.path)]
+        """The files of a local corpus, policy, data set of prompts and reward model that is the ground truth."""
+        data, task_files = self.task.dataset, []
+        if data.path:
+            rows = HubRows(data.path, data_files=data.data_files)
+            task_files = [*rows.local_files(), *local_files(self.task.scorer.path)]
+        return [*super().input_files(), *local_files(self.policy.path), *task_files]
+
+    def reward_files(self, rewards: Sequence[RewardConfig | str]) -> list[Path]:
+        """The files of reward models: those of conf/reward/ that are only named, and folders of hub models."""
+        files: list[Path] = []
+        for entry in rewards:
+            if isinstance(entry, str):
+                files.append(REWARD_DIRECTORY / f"{entry}.yaml")
+            reward = named_reward(entry) if isinstance(entry, str) else entry
+            if reward.family is RewardFamily.hub:
+                files += local_files(reward.hub.path)
+            elif reward.family is RewardFamily.ensemble:
+                files += self.reward_files(reward.ensemble.members)
+        return files
 
 
 @dataclass
@@ -100,8 +129,8 @@ class RlhfConfig(PolicyTaskConfig):
         """See `RunConfig`: any number of processes, which share the prompts of a step."""
 
     def input_files(self) -> list[Path]:
-        """Those of policy and corpus, and of the reward models that the configuration only names."""
-        return [*super().input_files(), *(REWARD_DIRECTORY / f"{name}.yaml" for name in self._named_rewards())]
+        """Those of policy and task, and of the reward models."""
+        return [*super().input_files(), *self.reward_files([self.reward, *self.other_rewards])]
 
     def _named_rewards(self) -> list[str]:
         members = self.reward.ensemble.members if self.reward.family is RewardFamily.ensemble else []

@@ -66,8 +66,7 @@ class TaskConfig:
 
     kind: TaskKind = TaskKind.sentiment
     prompts: int = limited(512, at_least=1)  # trained on
-    # chooses the prompts: not `seed`, so that all seeds of a sweep share them
-    prompt_seed: int = limited(0, at_least=0)
+    prompt_seed: int | None = limited(None, at_least=0)  # chooses the prompts; null: `seed`
     # length of a prompt that is cut from the corpus, with its beginning-of-text token
     prompt_tokens: int = limited(8, at_least=1)
     longest_prompt: int = limited(512, at_least=1)  # tokens; longer ones of a data set are passed over

@@ -38,7 +38,7 @@ from experiments.rewards.reward import Reward
 from experiments.runs.files import naming_what_is_written
 from experiments.runs.run import Run
 from experiments.tasks.task import Prompt
-from experiments.training.advantages import advantages, reward_with_kl
+from experiments.training.advantages import advantages, log_ratio_rounding
 from experiments.training.algorithms import KlPlace
 from experiments.training.log_probabilities import score_completions
 from experiments.training.policy_gradient_step import PolicyGradientBatch, update_policy
@@ -89,27 +89,33 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
                 temperature=settings.temperature,
             )
             prompt_tokens = [prompt.tokens for prompt in rollouts.prompts]
-            reference = policy.reference_log_probabilities(prompt_tokens, rollouts.tokens, precision)
+            in_update = (precision, settings.temperature)  # the arithmetic and the distribution of the update
+            reference = policy.reference_log_probabilities(prompt_tokens, rollouts.tokens, *in_update)
             with step_named(step + 1):
-                outputs = rollouts.outputs(task, reference if precision == "fp32" else None)
+                outputs = rollouts.outputs(task, reference if in_update == ("fp32", 1.0) else None)
                 raw = {reward.name: reward(outputs) for reward in (proxy, *others)}
             rewards = proxy.normalise(raw[proxy.name], outputs) - settings.missing_eos_penalty * ~outputs.finished
 
             # KL divergence to the reference policy, and advantages within each prompt's group.
             old = padded(rollouts.log_probabilities)
             if settings.precision is Precision.bf16:  # again, in the update's arithmetic: ratios begin at 1, KL at 0
-                old = score_completions(state.model, prompt_tokens, rollouts.tokens, precision)
+                old = score_completions(state.model, prompt_tokens, rollouts.tokens, *in_update)
             grouped = torch.from_numpy(rewards).view(len(prompts), settings.group_size)
-            total = grouped
+            log_ratios = None
             if settings.kl_place is KlPlace.reward:
-                log_ratio = (old - reference).sum(dim=1).double()
-                total = reward_with_kl(grouped, log_ratio.view_as(grouped), settings.kl_coefficient)
+                log_ratios = (old - reference).sum(dim=1).double().view_as(grouped)
             batch = PolicyGradientBatch(
                 prompts=prompt_tokens,
                 completions=rollouts.tokens,
                 old_log_probabilities=old,
                 reference_log_probabilities=reference if settings.kl_place is KlPlace.loss else None,
-                advantages=advantages(total, settings.advantage).flatten(),
+                advantages=advantages(
+                    grouped,
+                    settings.advantage,
+                    log_ratios=log_ratios,
+                    kl_coefficient=settings.kl_coefficient,
+                    rounding=log_ratio_rounding(old.shape[1]),
+                ).flatten(),
             )
             minibatches = run.seeds.numpy(f"minibatches/{step}")
             with step_named(step + 1):

@@ -136,9 +136,14 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         losses = linear_cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten(), reduction)
         return losses.view_as(targets) if reduction == "none" else losses
 
-    def log_probabilities(self, completions: SharedPrompts) -> Tensor:
-        """log pi of the completions' tokens, (M,) in their order; no padding, and a prompt that is shared once."""
+    def log_probabilities(self, completions: SharedPrompts, temperature: float = 1.0) -> Tensor:
+        """log pi of the completions' tokens, (M,) in their order; no padding, and a prompt that is shared once.
+
+        Logits are divided by `temperature`.
+        """
         hidden = completions.hidden_states(self.decoder)
+        if temperature != 1.0:  # the head is linear
+            hidden = hidden / temperature
         return linear_log_probabilities(hidden, self.head.weight, completions.targets)
 
     def get_input_embeddings(self) -> nn.Module:

@@ -51,10 +51,14 @@ class Policy:
         return _sampler(self.reference, self.tokenizer, task, torch.float32)
 
     def reference_log_probabilities(
-        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], precision: str = "fp32"
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        precision: str = "fp32",
+        temperature: float = 1.0,
     ) -> Tensor:
         """Of every completion token under the initial policy, [n, L] on the CPU, 0 behind a completion's end."""
-        return score_completions(self.reference, prompts, completions, precision)
+        return score_completions(self.reference, prompts, completions, precision, temperature)
 
 
 def _sampler(
@@ -96,7 +100,7 @@ def load_policy(config: PolicyTaskConfig, run: Run, device: torch.device, make_p
     if rate := disable_dropout(model):
         run.console.print(f"[bold]policy[/]    its dropout of {rate:g} is off", highlight=False)
     if directory is None:
-        identity = identity_of_input(path, getattr(model.config, "_commit_hash", None))
+        identity = identity_of_input(path, config.policy.revision)
         address = content_hash(identity)
     else:
         identity, address = {"run": directory.name}, directory.name

@@ -41,7 +41,7 @@ def prepare_rewards(setup: Setup, rewards: Sequence[RewardConfig | str]) -> list
 
 def _reward(setup: Setup, settings: RewardConfig) -> Reward:
     """The reward model of any family, with its constants per prompt."""
-    family, probe = settings.family, setup.probe
+    family, probe, seed = settings.family, setup.probe, setup.config.seed_of(settings.seed)
     reward: Reward
     if family is RewardFamily.trained:
         reward = _trained_reward(setup, settings)
@@ -60,7 +60,7 @@ def _reward(setup: Setup, settings: RewardConfig) -> Reward:
             settings.family_settings(),
             probe.outputs,
             probe.samples,
-            settings.seed,
+            seed,
             constants=None if spread is None else spread.constants,
         )
     return with_prompt_spread(
@@ -69,13 +69,14 @@ def _reward(setup: Setup, settings: RewardConfig) -> Reward:
         probe.samples,
         spread=settings.prompt_spread,
         target_variance=settings.target_variance,
-        seed=settings.seed,
+        seed=seed,
     )
 
 
 def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
     """A Bradley-Terry reward model on pairs of this policy and task; pairs and model are artifacts."""
     trained, policy, task, run = settings.trained, setup.policy, setup.task, setup.run
+    seed = setup.config.seed_of(settings.seed)
     run.console.print(
         f"[bold]reward[/]    {settings.name}: preference pairs and Bradley-Terry training", highlight=False
     )
@@ -90,7 +91,7 @@ def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
         pairs=trained.pairs,
         on_policy_share=trained.on_policy_share,
         label_noise=trained.label_noise,
-        seed=settings.seed,
+        seed=seed,
     )
     model, artifact = stored_reward_model(
         run.artifacts,
@@ -104,7 +105,7 @@ def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
         batch_size=trained.batch_size,
         learning_rate=trained.learning_rate,
         centre_coefficient=trained.centre_coefficient,
-        seed=settings.seed,
+        seed=seed,
     )
     return TrainedReward(settings.name, model, {**made_of.facts, **artifact.facts, "artifact": artifact.address})
 

@@ -80,7 +80,7 @@ def prompt_options(config: PolicyTaskConfig) -> PromptOptions:
     return PromptOptions(
         prompts=task.prompts,
         max_new_tokens=task.max_new_tokens,
-        seed=task.prompt_seed,
+        seed=config.seed_of(task.prompt_seed),
         prompt_tokens=task.prompt_tokens,
         stop_at_sentence_end=task.stop_at_sentence_end,
         longest_prompt=task.longest_prompt,

@@ -49,21 +49,25 @@ class SequenceClassifierScorer:
         """Load model and tokenizer of `path`, a folder or hub name.
 
         `chat` None applies the chat template where there is one. `label` is the output that is the reward, of a model
-        with several. Longer texts than `most_tokens` lose their beginning. ValueError for what cannot be loaded, for a
+        with several. Texts of more tokens than `most_tokens` or than the model has
+        positions lose their beginning. ValueError for what cannot be loaded, for a
         model with several outputs and no `label`, and for `chat` without a template.
         """
         # Our own classes must be known before a folder of ours is loaded.
         import experiments.models.reward_head  # noqa: F401
 
-        self.path, self.batch_size, self.most_tokens = path, batch_size, most_tokens
+        self.path, self.batch_size = path, batch_size
         self.tokenizer, self.model = _loaded(path, revision, dtype, trust_remote_code)
-        self.identity = identity_of_input(path, getattr(self.model.config, "_commit_hash", None))  # of what was loaded
+        self.identity = identity_of_input(path, revision)  # of what was loaded
         self.model.to(device).eval().requires_grad_(False)
         has_template = bool(getattr(self.tokenizer, "chat_template", None))
         if chat and not has_template:
             raise ValueError(f"reward.hub.chat=true, but the tokenizer of {path} has no chat template: leave it null")
         self.chat = has_template if chat is None else chat
         self.label = self._checked_label(label)
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.most_tokens = most_tokens if positions is None else min(most_tokens, positions)
+        self._warned_of_bos = False
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Floats:
         """The reward [n] of every response to its prompt."""
@@ -73,6 +77,7 @@ class SequenceClassifierScorer:
         cut = sum(len(row) > self.most_tokens for row in encoded)
         if cut:
             logger.warning("%s: %d of %d texts are cut to %d tokens", self.path, cut, len(texts), self.most_tokens)
+        self._warn_of_doubled_bos(encoded)
         rows = [row[-self.most_tokens :] for row in encoded]
         scores = np.empty(len(rows))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -80,6 +85,18 @@ class SequenceClassifierScorer:
             part = order[start : start + self.batch_size]
             scores[part] = self._score_batch([rows[i] for i in part])
         return scores
+
+    def _warn_of_doubled_bos(self, rows: list[list[int]]) -> None:
+        """Once: the text itself begins with the token that the tokenizer puts before every text."""
+        bos = self.tokenizer.bos_token_id
+        doubled = sum(row[:2] == [bos, bos] for row in rows) if bos is not None else 0
+        if doubled and not self._warned_of_bos:
+            self._warned_of_bos = True
+            logger.warning(
+                "%s: %d of %d texts begin with two beginning-of-text tokens (%s): leave it out of the texts, or set "
+                "reward.hub.chat",
+                *(self.path, doubled, len(rows), self.tokenizer.bos_token),
+            )
 
     def text(self, prompt: str, response: str) -> str:
         """What the model reads."""
@@ -119,14 +136,15 @@ class SequenceClassifierScorer:
         return label
 
     def _padding_for(self, rows: list[list[int]]) -> int:
-        """The model's padding token, or, where it has none, a token that no row contains.
+        """The tokenizer's padding token, or, where a row contains it or there is none, a token that no row contains.
 
-        Classifiers of transformers score the last token that is not padding: an end-of-text token in its place, as is
-        often set, would hide the end of a text.
+        Classifiers of transformers score the last token that is not padding: where padding is the end-of-text token, as
+        is often set, the end of a text would be taken for padding.
         """
-        if self.tokenizer.pad_token_id is not None:
-            return int(self.tokenizer.pad_token_id)
         used = {token for row in rows for token in row}
+        padding = self.tokenizer.pad_token_id
+        if padding is not None and padding not in used:
+            return int(padding)
         return next(token for token in range(len(used) + 1) if token not in used)
 
 

@@ -25,11 +25,14 @@ def local_files(path: str | None) -> list[Path]:
     return sorted(file for file in place.iterdir() if file.is_file() and not file.name.startswith("."))
 
 
-def identity_of_input(path: str, commit: str | None = None) -> dict[str, Any]:
-    """Plain JSON: the hash of names and contents of a local folder, else hub name and commit.
+def identity_of_input(path: str, revision: str | None = None) -> dict[str, Any]:
+    """Plain JSON: the hash of names and contents of a local folder, else the hub name and the commit of `revision`.
 
-    `commit` is what was loaded, as a loaded model's `config._commit_hash` has it.
+    Call it after the model was loaded: then the hub's files, and with them the commit, are in the local cache.
     """
     if files := local_files(path):
         return {"content": content_hash([[file.name, sha256_unless_unchanged(file)] for file in files])}
-    return {"hub": path, "commit": commit}
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(path, "config.json", revision=revision)  # .../snapshots/<commit>/config.json
+    return {"hub": path, "commit": Path(file).parent.name if isinstance(file, str) else revision}

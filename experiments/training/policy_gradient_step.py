@@ -72,6 +72,7 @@ def update_policy(
     kl_coefficient: float = 0.0,
     importance_weighted_kl: bool = False,
     gradient_clip: float | None = None,
+    temperature: float = 1.0,
     ranks: Ranks | None = None,
     precision: str = "fp32",
 ) -> UpdateStatistics:
@@ -80,7 +81,8 @@ def update_policy(
     Of several ranks, which all have the whole batch, each computes the gradient of its part of every minibatch, and all
     take the same update. `model` may be sharded over them.
 
-    `kl_coefficient` is that of a KL in the loss; the other settings are those of `policy_loss`. With `precision` bf16
+    `kl_coefficient` is that of a KL in the loss; the other settings are those of `policy_loss`. `temperature` is
+    that at which the completions were drawn. With `precision` bf16
     the policy's matrix products are in that type; weights, losses and optimizer stay fp32. Raises FloatingPointError
     before a gradient that is no finite number reaches the weights.
     """
@@ -100,6 +102,7 @@ def update_policy(
                 kl_estimator=kl_estimator,
                 kl_coefficient=kl_coefficient,
                 importance_weighted_kl=importance_weighted_kl,
+                temperature=temperature,
                 ranks=ranks,
                 precision=precision,
             )
@@ -138,6 +141,7 @@ def accumulate_gradient(
     kl_estimator: str,
     kl_coefficient: float,
     importance_weighted_kl: bool = False,
+    temperature: float = 1.0,
     ranks: Ranks | None = None,
     precision: str = "fp32",
 ) -> dict[str, float]:
@@ -164,7 +168,10 @@ def accumulate_gradient(
         reference = batch.reference_log_probabilities
         with arithmetic(device, precision):
             log_probabilities = token_log_probabilities(
-                model, [batch.prompts[row] for row in piece], [batch.completions[row] for row in piece]
+                model,
+                [batch.prompts[row] for row in piece],
+                [batch.completions[row] for row in piece],
+                temperature=temperature,
             )
         result = policy_loss(
             log_probabilities,

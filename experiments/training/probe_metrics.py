@@ -46,6 +46,9 @@ def measure_probe(probe: Probe, proxy: Reward, others: Sequence[Reward], referen
         **{f"probe/part/{name}": float(values.mean()) for name, values in outputs.parts.items()},
         **point_properties(probe.by_prompt(rewards), probe.ground_truth),
     }
+    # In the scale of the initial policy's rewards: the present policy's own spread would move under the curve.
+    scale = float(proxy.probe_rewards.var(ddof=1))
+    metrics["reward/variance"] = metrics["reward/raw_variance"] / scale if scale else 0.0
     return ProbeResult(probe, rewards, metrics)
 
 

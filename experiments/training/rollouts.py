@@ -5,7 +5,9 @@ Shapes: n completions in rows, a prompt's samples beside each other; P prompts, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +34,7 @@ class Rollouts:
 
     prompts: tuple[Prompt, ...]  # [n]
     tokens: tuple[tuple[int, ...], ...]  # [n] the stop token included where it came
-    log_probabilities: tuple[tuple[float, ...], ...]  # [n] of each token under the pure policy (temperature 1)
+    log_probabilities: tuple[tuple[float, ...], ...]  # [n] of each token, of the distribution that drew
     finished: NDArray[np.bool_]  # [n] whether a stop token came
     texts: tuple[str, ...]  # [n] without special tokens
 
@@ -70,8 +72,35 @@ def padded(rows: Sequence[Sequence[float]]) -> Tensor:
 class RolloutSampler(Protocol):
     """Draws completions from a policy."""
 
-    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
-        """`samples` completions of every prompt, a prompt's beside each other. Equal seeds draw equal noise."""
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        occurrences: Sequence[int] | None = None,
+    ) -> Rollouts:
+        """`samples` completions of every prompt, a prompt's beside each other, from softmax(logits / temperature).
+
+        Equal seeds draw equal noise for a prompt, wherever it stands. One that stands there twice has other noise the
+        second time: `occurrences` say how often each was there before (None: counted among `prompts`).
+        """
+
+
+def occurrences_of(prompts: Sequence[Prompt]) -> list[int]:
+    """How often each prompt stands before its place."""
+    seen: Counter[int] = Counter()
+    counts = []
+    for prompt in prompts:
+        counts.append(seen[prompt.index])
+        seen[prompt.index] += 1
+    return counts
+
+
+def _prompt_seed(seed: int, prompt: Prompt, occurrence: int) -> int:
+    """The seed of a prompt's noise."""
+    return sequence_seed(seed, 1 + prompt.index + (occurrence << 32))
 
 
 class EngineSampler:
@@ -96,7 +125,15 @@ class EngineSampler:
         size = {"batch_size": batch_size, "max_length": longest_prompt + max_new_tokens}
         self.engine = DecodeEngine(model, **size, weight_dtype=dtype, cache_dtype=dtype)
 
-    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        occurrences: Sequence[int] | None = None,
+    ) -> Rollouts:
         self.engine.refresh()
         sampling = SamplingOptions(temperature=temperature)
         requests = [
@@ -104,18 +141,18 @@ class EngineSampler:
                 prompt=prompt.tokens,
                 max_new_tokens=self.max_new_tokens,
                 sampling=sampling,
-                seed=sequence_seed(seed, 1 + prompt.index),
+                seed=_prompt_seed(seed, prompt, occurrence),
                 stop_tokens=self.stop_tokens,
                 samples_per_prompt=samples,
             )
-            for prompt in prompts
+            for prompt, occurrence in zip(prompts, occurrences or occurrences_of(prompts), strict=True)
         ]
         completions = self.engine.generate(requests)
         tokens = tuple(completion.tokens for completion in completions)
         return Rollouts(
             prompts=tuple(prompt for prompt in prompts for _ in range(samples)),
             tokens=tokens,
-            log_probabilities=tuple(completion.policy_log_probabilities for completion in completions),
+            log_probabilities=tuple(completion.sampling_log_probabilities for completion in completions),
             finished=np.array([completion.finish_reason is FinishReason.stop for completion in completions]),
             texts=tuple(self.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)),
         )
@@ -131,12 +168,21 @@ class RanksSampler:
     def __init__(self, sampler: RolloutSampler, ranks: Ranks) -> None:
         self.sampler, self.ranks = sampler, ranks
 
-    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        occurrences: Sequence[int] | None = None,
+    ) -> Rollouts:
         places = self.ranks.share(len(prompts))
         share = prompts[places.start : places.stop]
+        occurrences = (occurrences or occurrences_of(prompts))[places.start : places.stop]
         own: list[list[Any]] = []  # of each completion: tokens, log-probabilities, finished, text
         if share:
-            drawn = self.sampler.sample(share, samples, seed=seed, temperature=temperature)
+            drawn = self.sampler.sample(share, samples, seed=seed, temperature=temperature, occurrences=occurrences)
             finished = drawn.finished.tolist()
             own = [list(row) for row in zip(drawn.tokens, drawn.log_probabilities, finished, drawn.texts, strict=True)]
         rows = [row for part in self.ranks.gather(own) for row in part]
@@ -164,14 +210,21 @@ class GenerateSampler:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.max_new_tokens, self.stop_tokens = max_new_tokens, list(stop_tokens)
 
-    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int, temperature: float = 1.0) -> Rollouts:
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        occurrences: Sequence[int] | None = None,
+    ) -> Rollouts:
         from transformers import GenerationConfig
 
         from experiments.training.log_probabilities import token_log_probabilities
 
         device = self.model.device
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_tokens[0]
-        # Every field is given: what a model's own generation_config says (top_k, top_p) must not leak in.
         settings = GenerationConfig(
             do_sample=True,
             temperature=temperature,
@@ -182,11 +235,13 @@ class GenerateSampler:
             pad_token_id=padding,
         )
         rows = [prompt for prompt in prompts for _ in range(samples)]
+        before = [times for times in occurrences or occurrences_of(prompts) for _ in range(samples)]
         tokens: list[tuple[int, ...]] = []
-        with torch.random.fork_rng(), torch.no_grad():  # generate() draws from the global stream only
+        # generate() draws from the global stream only.
+        with torch.random.fork_rng(), torch.no_grad(), _without_generation_settings(self.model):
             for start in range(0, len(rows), self.batch_size):
                 batch = rows[start : start + self.batch_size]
-                torch.manual_seed(sequence_seed(seed, 1 + start))
+                torch.manual_seed(_prompt_seed(sequence_seed(seed, 1 + start), rows[start], before[start]))
                 width = max(len(prompt.tokens) for prompt in batch)
                 inputs = torch.full((len(batch), width), padding, device=device)
                 mask = torch.zeros_like(inputs)
@@ -196,7 +251,8 @@ class GenerateSampler:
                 drawn = self.model.generate(inputs, attention_mask=mask, generation_config=settings)
                 tokens += [self._until_stop(row[width:].tolist()) for row in drawn]
         with torch.no_grad():
-            scored = token_log_probabilities(self.model, [prompt.tokens for prompt in rows], tokens)
+            prompt_tokens = [prompt.tokens for prompt in rows]
+            scored = token_log_probabilities(self.model, prompt_tokens, tokens, temperature=temperature)
         return Rollouts(
             prompts=tuple(rows),
             tokens=tuple(tokens),
@@ -212,3 +268,19 @@ class GenerateSampler:
             if token in self.stop_tokens:
                 return tuple(row[: place + 1])
         return tuple(row)
+
+
+@contextmanager
+def _without_generation_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, `generate` of this model knows none of its own `generation_config`.
+
+    transformers takes from there whatever a call leaves open (repetition_penalty, min_p, suppress_tokens and so on):
+    samples would not come from the policy whose log-probabilities are taken.
+    """
+    from transformers import GenerationConfig
+
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -23,7 +23,11 @@ from cli.main import app
 
 RECORDED = Path(__file__).with_name("trajectories.json")
 MECHANISMS = ("mha", "mqa", "gqa", "gta", "mla", "gla", "gla_q", "tied_key_value")
-ALGORITHMS = ("rloo", "grpo")
+ALGORITHMS = {  # name -> settings; the estimate of the KL in the loss without importance weights is the older one
+    "rloo": ("policy_gradient=rloo",),
+    "grpo": ("policy_gradient=grpo",),
+    "grpo_unweighted_kl": ("policy_gradient=grpo", "policy_gradient.importance_weighted_kl=false"),
+}
 
 Trajectory = dict[str, list[float]]  # metric -> its values, in order
 
@@ -36,7 +40,7 @@ def train_trajectory(mechanism: str, folder: Path) -> Trajectory:
 
 def rlhf_trajectory(algorithm: str, folder: Path) -> Trajectory:
     """Rewards, KL divergence and losses of 10 steps of `rl-exp rlhf`, and its probes."""
-    changes = (f"policy_gradient={algorithm}", "policy_gradient.steps=10", "reward=noisy_75", "threads=1")
+    changes = (*ALGORITHMS[algorithm], "policy_gradient.steps=10", "reward=noisy_75", "threads=1")
     names = (
         "policy_gradient/proxy_reward",
         "policy_gradient/ground_truth_reward",

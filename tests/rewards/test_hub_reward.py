@@ -15,10 +15,10 @@ WORDS = ["<s>", "</s>", "<pad>", "user", "assistant", "good", "bad", "day", "nig
 TEMPLATE = "<s>{% for m in messages %} {{ m['role'] }} {{ m['content'] }} </s>{% endfor %}"
 
 
-def save_classifier(folder, *, labels=1, template=TEMPLATE, padding: bool = True):
+def save_classifier(folder, *, labels=1, template=TEMPLATE, padding: bool = True, pad_token="<pad>", positions=2048):
     vocabulary = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="a"))
     vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"bos_token": "<s>", "eos_token": "</s>"} | ({"pad_token": "<pad>"} if padding else {})
+    special = {"bos_token": "<s>", "eos_token": "</s>"} | ({"pad_token": pad_token} if padding else {})
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, **special)
     tokenizer.chat_template = template
     config = LlamaConfig(
@@ -29,8 +29,9 @@ def save_classifier(folder, *, labels=1, template=TEMPLATE, padding: bool = True
         intermediate_size=32,
         vocab_size=len(WORDS),
         num_labels=labels,
-        pad_token_id=2 if padding else None,
+        pad_token_id=WORDS.index(pad_token) if padding else None,
         initializer_range=1.0,
+        max_position_embeddings=positions,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -109,3 +110,31 @@ def test_as_a_reward_it_reads_the_texts_of_outputs(tmp_path):
     order = [4, 0, 2]
     np.testing.assert_allclose(reward(outputs.take(order)), reward(outputs)[order], rtol=1e-5)
     assert reward.facts["path"] == str(tmp_path)
+
+
+def test_a_text_that_ends_with_its_padding_token_is_scored_at_its_end(tmp_path):
+    model = save_classifier(tmp_path, pad_token="</s>")
+    scores = SequenceClassifierScorer(str(tmp_path), batch_size=3).score(PROMPTS, RESPONSES)
+    texts = [f"<s> user {p} </s> assistant {r} </s>" for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    np.testing.assert_allclose(scores, [by_hand(model, text) for text in texts], rtol=1e-5)
+
+
+def test_a_text_longer_than_the_model_has_positions_loses_its_beginning(tmp_path, caplog):
+    model = save_classifier(tmp_path, template=None, positions=3)
+    score = SequenceClassifierScorer(str(tmp_path)).score(["good day and night "], ["bad and peace"])
+    assert score[0] == pytest.approx(by_hand(model, "bad and peace"), rel=1e-5)
+    assert "1 of 1 texts are cut to 3 tokens" in caplog.text
+
+
+def test_a_doubled_beginning_of_text_is_warned_of_once(tmp_path, caplog):
+    save_classifier(tmp_path, template=None)
+    scorer = SequenceClassifierScorer(str(tmp_path))
+    scorer.tokenizer.add_bos_token = True
+    if scorer.tokenizer("day")["input_ids"][:1] != [0]:
+        rows = [[0, 0, 6]]
+        scorer._warn_of_doubled_bos(rows)
+        scorer._warn_of_doubled_bos(rows)
+    else:
+        scorer.score(["<s> good "] * 2, ["day"] * 2)
+        scorer.score(["<s> good "], ["day"])
+    assert caplog.text.count("two beginning-of-text tokens") == 1

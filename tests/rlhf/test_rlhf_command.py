@@ -38,7 +38,7 @@ def test_a_run_trains_the_policy_of_train_and_leaves_a_model_with_its_record(rl_
 
 def test_a_second_run_takes_the_policy_and_the_probe_rollouts_as_they_are(rl_exp, tmp_path):
     rl_exp("rlhf", *tiny_rlhf(tmp_path))
-    result = rl_exp("rlhf", *tiny_rlhf(tmp_path, "seed=1"))
+    result = rl_exp("rlhf", *tiny_rlhf(tmp_path, "seed=1", "common_random_numbers=true"))
     assert result.exit_code == 0, result.output
     assert "is trained first" not in result.output
     assert len(list((tmp_path / "outputs" / "train").iterdir())) == 1
@@ -61,10 +61,10 @@ def test_the_policy_is_the_run_that_the_train_command_makes(rl_exp, tmp_path):
     [
         (),
         ("policy_gradient=grpo",),
-        ("policy_gradient=ppo",),
+        ("policy_gradient=rloo_clipped",),
         ("policy_gradient.optimizer=sgd", "policy_gradient.momentum=0.9"),
     ],
-    ids=["rloo", "grpo", "ppo", "sgd"],
+    ids=["rloo", "grpo", "rloo_clipped", "sgd"],
 )
 def test_a_run_that_was_cut_off_continues_bit_for_bit(rl_exp, tmp_path, monkeypatch, changes):
     words = tiny_rlhf(tmp_path, *changes)
@@ -116,6 +116,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(rl_exp, t
         ("policy_gradient.advantage=roo", "rloo"),
         ("policy_gradient.stesp=3", "policy_gradient.steps"),
         ("policy_gradient=grop", "grpo"),
+        ("policy_gradient=ppo", "policy_gradient=rloo_clipped"),
         ("task.prompts=0", "task.prompts=0"),
         ("probe.samples=1", "probe.samples=1"),
         ("probe.prompts=13", "probe.prompts=13"),

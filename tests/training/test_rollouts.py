@@ -14,7 +14,7 @@ from experiments.runs.artifacts import ArtifactStore
 from experiments.tasks.task import Prompt
 from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.probe import probe_prompts, stored_probe
-from experiments.training.rollouts import EngineSampler, GenerateSampler
+from experiments.training.rollouts import EngineSampler, GenerateSampler, padded
 
 TOKENIZER = PlainBytes().make(None)
 VOCABULARY = len(TOKENIZER)
@@ -73,13 +73,13 @@ def samplers():
 
 
 @pytest.mark.parametrize("kind", ["engine", "generate"])
-def test_log_probabilities_are_those_of_one_full_forward_pass(kind):
+def test_log_probabilities_are_those_of_the_distribution_that_drew(kind):
     sampler, model = samplers()[kind]
     rollouts = sampler.sample(PROMPTS, 4, seed=3, temperature=0.7)
     for row, prompt in enumerate(rollouts.prompts):
         text = torch.tensor([[*prompt.tokens, *rollouts.tokens[row]]])
         with torch.no_grad():
-            logits = model(text).logits[0].double().log_softmax(-1)
+            logits = (model(text).logits[0].double() / 0.7).log_softmax(-1)
         true = logits[len(prompt.tokens) - 1 : -1].gather(1, text[0, len(prompt.tokens) :, None])[:, 0]
         np.testing.assert_allclose(rollouts.log_probabilities[row], true.numpy(), atol=2e-5)
 
@@ -149,3 +149,45 @@ def test_stored_probe_rollouts_come_back_as_they_were_and_are_drawn_once(tmp_pat
 def test_more_probe_prompts_than_prompts_is_a_mistake_that_names_both():
     with pytest.raises(ValueError, match="probe.prompts=4, but the task has 3"):
         probe_prompts(Length(), 4)
+
+
+@pytest.mark.parametrize("kind", ["engine", "generate"])
+def test_the_update_scores_completions_as_they_were_drawn_at_any_temperature(kind):
+    """So the ratio of the first minibatch is 1."""
+    sampler, model = samplers()[kind]
+    rollouts = sampler.sample(PROMPTS, 4, seed=3, temperature=0.6)
+    prompts = [prompt.tokens for prompt in rollouts.prompts]
+    scored = token_log_probabilities(model, prompts, rollouts.tokens, temperature=0.6)
+    np.testing.assert_allclose((scored.detach() - padded(rollouts.log_probabilities)).exp(), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["engine", "generate"])
+def test_a_prompt_that_stands_twice_in_a_step_has_other_completions_the_second_time(kind):
+    sampler, _ = samplers()[kind]
+    once, twice = (sampler.sample(PROMPTS[:1] * times, 3, seed=3).tokens for times in (1, 2))
+    assert set(twice[3:]).isdisjoint(twice[:3])
+    assert kind == "generate" or twice[:3] == once
+
+
+POISON = {
+    "repetition_penalty": {"repetition_penalty": 3.0},
+    "min_p": {"min_p": 0.9},
+    "suppress_tokens": {"suppress_tokens": list(range(0, VOCABULARY, 2))},
+    "no_repeat_ngram_size": {"no_repeat_ngram_size": 1},
+}
+
+
+@pytest.mark.parametrize("name", POISON)
+def test_samples_have_the_distribution_of_the_policy_whatever_its_generation_config_says(name):
+    model = llama()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)  # far from uniform: a few tokens have most of the mass
+        expected = model(torch.tensor([PROMPTS[0].tokens])).logits[0, -1].softmax(-1).numpy()
+    for key, value in POISON[name].items():
+        setattr(model.generation_config, key, value)
+    own = model.generation_config
+    sampler = GenerateSampler(model, TOKENIZER, max_new_tokens=1, stop_tokens=STOP, batch_size=2000)
+    drawn = [row[0] for row in sampler.sample(PROMPTS[:1], 2000, seed=0).tokens]
+    found = np.bincount(drawn, minlength=VOCABULARY) / len(drawn)
+    assert np.abs(found - expected).sum() / 2 < 0.17
+    assert model.generation_config is own, "it is saved with the model as it came"
