@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from experiments.reports.captions import n_of
 from experiments.reports.run_records import read_record
 from experiments.reports.style import MECHANISM_COLOURS, figure_style, save_figure
+from experiments.reports.tables import Column, rich_table
 from experiments.runs.files import read_json, write_json
 from experiments.runs.identity import NOT_IDENTITY, flatten
 
@@ -46,7 +46,20 @@ class Arm:
 
 
 def compare_training_runs(runs: list[Path], sweep_directory: Path, console: Console) -> None:
-    """Print the table of a sweep's finished runs, and write comparison.json and figures/perplexity_against_cache."""
+    """Print the table of a sweep's finished runs, and write comparison.json and figures/perplexity_against_cache.
+
+    A run that has null among its results, whose evaluation gave NaN, is named and left out.
+    """
+    nulls = {run: [name for name, value in read_json(run / "summary.json").items() if value is None] for run in runs}
+    for run, names in nulls.items():
+        if names:
+            console.print(
+                f"[yellow]left out:[/] {run.name}: {', '.join(names)} null in its summary.json", soft_wrap=True
+            )
+    runs = [run for run in runs if not nulls[run]]
+    if not runs:
+        console.print("no run with results: nothing to compare", highlight=False)
+        return
     arms = gather_arms(runs)
     sets = [key.split("/")[1] for key in arms[0].summaries[0] if key.endswith("/perplexity")]
     console.print(comparison_table(arms, sets))
@@ -91,33 +104,27 @@ def _settings(run: Path) -> dict[str, Any]:
 
 def comparison_table(arms: list[Arm], sets: list[str]) -> Table:
     """One row per arm: parameters, cache, perplexity per held-out set, speed."""
-    table = Table(
+
+    def perplexity(name: str) -> Column[Arm]:
+        def cell(arm: Arm) -> str:
+            spread = arm.spread(f"eval/{name}/perplexity")
+            return f"{arm.mean(f'eval/{name}/perplexity'):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+
+        return Column(f"perplexity\n{name.replace('_', ' ')}", cell, fold=True)
+
+    return rich_table(
+        [
+            Column("arm", lambda arm: arm.label.replace(" ", "\n"), left=True, fold=True),
+            Column("para-\nmeters", lambda arm: f"{arm.mean('parameters') / 1e6:.2f}M"),
+            Column("cache\nbytes", lambda arm: f"{arm.mean('cache_bytes_per_token_per_layer'):,.0f}"),
+            *map(perplexity, sets),
+            Column("tokens\nper s", lambda arm: f"{arm.mean('tokens_per_second'):,.0f}"),
+            Column("seeds", lambda arm: len(arm.summaries)),
+        ],
+        arms,
         title="held-out perplexity, mean ± standard deviation over seeds",
         caption="cache: bytes per token and layer in bf16; speed: training tokens per second",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
     )
-    table.add_column("arm", overflow="fold")
-    table.add_column("para-\nmeters", justify="right")
-    table.add_column("cache\nbytes", justify="right")
-    for name in sets:
-        table.add_column(f"perplexity\n{name.replace('_', ' ')}", justify="right", overflow="fold")
-    table.add_column("tokens\nper s", justify="right")
-    table.add_column("seeds", justify="right")
-    for arm in arms:
-        cells = [
-            arm.label.replace(" ", "\n"),
-            f"{arm.mean('parameters') / 1e6:.2f}M",
-            f"{arm.mean('cache_bytes_per_token_per_layer'):,.0f}",
-        ]
-        for name in sets:
-            spread = arm.spread(f"eval/{name}/perplexity")
-            cells.append(
-                f"{arm.mean(f'eval/{name}/perplexity'):.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
-            )
-        table.add_row(*cells, f"{arm.mean('tokens_per_second'):,.0f}", str(len(arm.summaries)))
-    return table
 
 
 def draw_perplexity_against_cache(arms: list[Arm], sets: list[str], directory: Path) -> Path:
