@@ -198,7 +198,7 @@ def claims(
     from rich.console import Console
 
     from experiments.report import commands_of, ledger
-    from experiments.reports.claims import ledger_table
+    from experiments.reports.claims import VERDICTS, ledger_table
     from experiments.runs.files import write_json
 
     _require_folder(output_dir)
@@ -221,9 +221,6 @@ def claims(
     console.print("+ reproduced  - not reproduced  ? inconclusive  (of parts)", style="dim", highlight=False)
     counts = {verdict: sum(entry.verdict == verdict for entry in entries) for verdict in VERDICTS}
     console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count), highlight=False)
-
-
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", "no evidence yet")
 
 
 def _call(words: list[str]) -> None:

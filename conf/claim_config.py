@@ -1,4 +1,4 @@
-"""The ledger of claims: one YAML of conf/claim/ for each, and the rules by which its verdict follows from numbers."""
+"""The ledger of claims: one YAML of conf/claim/ for each, which lists the statements that its verdict follows from."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.compose import suggestion
-from experiments.reports.claim_rules import Rule
+from experiments.controlled_experiments import statements as controlled_statements
+from experiments.reports import model_statements, rlhf_statements
+from experiments.reward_metrics.statements import Statement
 
 CLAIM_DIRECTORY = Path(__file__).resolve().parent / "claim"
+STATEMENTS: dict[str, Statement] = {
+    statement.id: statement
+    for module in (model_statements, controlled_statements, rlhf_statements)
+    for statement in module.STATEMENTS
+}
 
 
 @dataclass
@@ -24,6 +31,7 @@ class EvidenceConfig:
     file: str  # in its run or sweep directory: statements.json, comparison.json, results.json
     reference: str  # folder below outputs/reference/ with published evidence of the same kind
     scale: str  # in words: what was trained or measured
+    statements: list[str]  # ids of STATEMENTS that it is to show
     figure: str = ""  # in figures/
     alternatives: dict[str, str] = field(default_factory=dict)  # smaller commands that leave the same, and references
 
@@ -39,17 +47,16 @@ class ClaimConfig:
     published: str  # the paper's figures
     number: int  # order in the ledger
     evidence: dict[str, EvidenceConfig] = field(default_factory=dict)
-    rules: list[Rule] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not self.evidence or not self.rules:
-            raise ValueError(f"claim {self.title!r} needs evidence and rules")
-        for rule in self.rules:
-            if rule.evidence not in self.evidence:
-                known = ", ".join(self.evidence)
-                raise ValueError(f"rule {rule.says!r} names evidence {rule.evidence}: the claim has {known}")
-        if not any(rule.counts for rule in self.rules):
-            raise ValueError(f"claim {self.title!r} has no rule that counts: no verdict could follow")
+        listed = [name for evidence in self.evidence.values() for name in evidence.statements]
+        for name in listed:
+            if name not in STATEMENTS:
+                raise ValueError(f"statement {name} does not exist.{suggestion(name, STATEMENTS)}")
+        if len(set(listed)) < len(listed):
+            raise ValueError(f"claim {self.title!r} lists a statement twice")
+        if not any(STATEMENTS[name].counts for name in listed):
+            raise ValueError(f"claim {self.title!r} has no statement of the paper: no verdict could follow")
 
 
 @cache

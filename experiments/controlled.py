@@ -15,7 +15,6 @@ A run leaves `statements.json`, `tables.json`, `reading.txt` and figures with ca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
@@ -25,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from conf.controlled_config import TAKES_PROBLEM, ControlledConfig
 from experiments.controlled_experiments.error_categories import error_categories
@@ -38,9 +36,8 @@ from experiments.controlled_experiments.policy_dependence import policy_dependen
 from experiments.controlled_experiments.reward_variance import reward_variance
 from experiments.controlled_experiments.teacher_bandit import teacher_bandit
 from experiments.policies.problems import read_problem
-from experiments.reports.claims import VERDICT_COLOURS
+from experiments.reports.findings_table import findings_table
 from experiments.reports.style import DARK_GREY, save_figure
-from experiments.reward_metrics.correlations import Interval
 from experiments.runs.files import finite
 from experiments.runs.run import Run
 
@@ -120,29 +117,11 @@ def show(findings: Findings, run: Run) -> None:
     for name, rows in findings.tables.items():
         if rows and len(rows) <= MOST_ROWS_PRINTED:
             run.console.print(table_of(name, rows))
-    statements = Table(
-        "verdict", "statement, source, and what was measured", "effect\n[95 % interval]", "n", show_lines=True
-    )
-    for item in findings.statements:
-        verdict = Text(str(item.verdict), style=VERDICT_COLOURS[str(item.verdict)])
-        what = Text.assemble(item.statement, ("\n" + item.source, "dim"), "\n" + item.measured)
-        statements.add_row(verdict, what, Text(effect_of(item.effect)), str(item.effect.n))
     if findings.statements:
-        run.console.print(statements)
+        run.console.print(findings_table(findings.statements))
     run.console.print(f"[bold]reading[/]   {findings.reading}", highlight=False)
     for name in findings.figures:
         run.console.print(f"[bold]figure[/]    {run.figures / name}.png", highlight=False, soft_wrap=True)
-
-
-def effect_of(effect: Interval) -> str:
-    """Effect and interval; a number without spread was computed, and a single seed has no interval."""
-    if math.isnan(effect.value):
-        return "not measured"
-    if math.isnan(effect.low):
-        return f"{number(effect.value)}\n(no interval)"
-    if effect.low == effect.high and effect.n == 1:
-        return f"{number(effect.value)}\n(exact)"
-    return f"{number(effect.value)}\n[{number(effect.low)}, {number(effect.high)}]"
 
 
 def table_of(name: str, rows: list[dict[str, Any]]) -> Table:

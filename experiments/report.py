@@ -1,4 +1,4 @@
-"""The evidence behind the ledger of claims: found among runs and published results, and judged by the claims' rules.
+"""The evidence behind the ledger of claims: found among runs and published results, and judged by statements.
 
     rl-exp report claims                   all claims of conf/claim/
     rl-exp report claims --run gta         make the evidence of one claim, from nothing
@@ -17,11 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from conf.claim_config import ClaimConfig, EvidenceConfig, load_claims, require_claim
+from conf.claim_config import STATEMENTS, ClaimConfig, EvidenceConfig, load_claims, require_claim
 from conf.commands import COMMANDS, Command
 from conf.compose import plain, plan_jobs
 from conf.override_rules import UserError
-from experiments.reports.claim_rules import Spread, apply_rule, region
 from experiments.reports.claims import Entry, Evidence, Part
 from experiments.reports.run_comparison import runs_of_sweep
 from experiments.reports.run_records import RunRecord, read_record, run_directories
@@ -45,25 +44,16 @@ def ledger(output_dir: Path, names: Sequence[str] = ()) -> list[Entry]:
 
 def entry(name: str, claim: ClaimConfig, output_dir: Path, records: dict[str, list[RunRecord]]) -> Entry:
     """One claim, judged. `records` keeps what was read of each experiment's runs."""
-    evidence, documents = [], {}
+    evidence, parts = [], []
     for key, config in claim.evidence.items():
-        found, documents[key] = find_evidence(key, config, output_dir, records)
+        found, document = find_evidence(key, config, output_dir, records)
         evidence.append(found)
-    places = {item.name: item.place for item in evidence}
-    parts = tuple(
-        Part(
-            rule.says,
-            region(rule),
-            rule.evidence,
-            rule.counts,
-            None
-            if places[rule.evidence] is None
-            else tuple(apply_rule(rule, documents[rule.evidence], f"{claim.paper}, {claim.source}")),
-            "quartiles" if rule.spread is Spread.quartiles else "95 % interval",
-        )
-        for rule in claim.rules
+        for statement in (STATEMENTS[name] for name in config.statements):
+            findings = None if found.place is None else tuple(statement.found_in(document))
+            parts.append(Part(statement, found, findings))
+    return Entry(
+        name, claim.title, claim.statement, claim.paper, claim.source, claim.published, tuple(evidence), tuple(parts)
     )
-    return Entry(name, claim.title, claim.statement, claim.paper, claim.source, claim.published, tuple(evidence), parts)
 
 
 def commands_of(name: str) -> list[list[str]]:

@@ -11,8 +11,9 @@ corrected.
 
 Measured. The effect of an error is the increase of ground truth reward with it minus that without it: harmful below
 -`effect_size`, beneficial above, else benign. It is compared with `categorise_reward_errors`, which sees the initial
-policy and the rewards only. Stalling passes, so the effect depends on how long one trains: it is measured at several
-horizons, and judged at one. Cohen's kappa says how much of the agreement is more than chance.
+policy and the rewards only. Stalling passes, so the effect depends on how long one trains: it is measured and judged at
+every horizon; `judged_after` is the one that the figure and the summary show. Cohen's kappa says how much of the
+agreement is more than chance.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, counted
+from experiments.controlled_experiments.findings import Finding, Findings, Progress, counted
+from experiments.controlled_experiments.statements import CATEGORIES
 from experiments.policies.ascent import Advance, Trajectory, ascend, reward_gradient
 from experiments.policies.problems import Problem
 from experiments.policies.softmax import SoftmaxPolicy, expected
 from experiments.reports.style import EFFECT_COLOURS, figure_style
-from experiments.reward_metrics.correlations import mean_interval
+from experiments.reward_metrics.correlations import no_interval, student_interval
 from experiments.reward_metrics.error_categories import RewardError, categorise_reward_errors
 from experiments.runs.seeds import SeedStreams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER = "When Errors Can Be Beneficial, categories of reward errors"
 EFFECTS = ("harmful", "benign", "beneficial")
 
 
@@ -63,8 +64,7 @@ def error_categories(
             for geometry in ("tabular", "random features")
         }
     )
-    bootstrap, rows, statements, tables = streams.numpy("bootstrap"), [], [], {}
-    confusions = {}
+    rows, statements, tables, confusions = [], [], {}, {}
     with progress("with and without each error", max(horizons) * len(suites)) as bar:
         for name, (policy, ground_truth, proxy) in suites.items():
             start = policy.probabilities()[:, 0, 0]
@@ -81,10 +81,10 @@ def error_categories(
             for horizon, effect in effects.items():
                 outcome = torch.sign(effect) * (effect.abs() > effect_size)  # [problems, outputs]
                 rows += confusion_rows(name, horizon, category, outcome, effect)
+                if problem is None:
+                    statements += judged(name == "tabular", horizon, category, outcome, effect)
                 if horizon == judged_after:
                     confusions[name] = confusion(category, outcome)
-                    if problem is None:
-                        statements += judged(name, horizon, category, outcome, effect, effect_size, bootstrap)
     tables["confusion"] = rows
     if problem is not None:
         tables["outputs"] = output_rows(category[0], effects, ground_truth[0], proxy[0], start[0])
@@ -96,7 +96,7 @@ def error_categories(
         if not errors
         else (
             f"Of {errors:,} single reward errors, trained for {judged_after:,} updates with and without the error, the "
-            "label foretold the sign of the effect in "
+            "label gave the sign of the effect in "
             + " and ".join(f"{share:.0%} ({name}, kappa {kappa[name]:.2f})" for name, share in agreement.items())
             + f"; an effect counts beyond {effect_size:g} of ground truth reward."
         )
@@ -207,55 +207,29 @@ def cohens_kappa(matrix: np.ndarray) -> float:
     return (float(np.trace(predicted)) - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
-def judged(
-    name: str,
-    horizon: int,
-    category: Tensor,
-    outcome: Tensor,
-    effect: Tensor,
-    effect_size: float,
-    generator: np.random.Generator,
-) -> list[Statement]:
-    """One statement per category: the mean effect of its errors, with problems as the unit of resampling.
+def judged(tabular: bool, horizon: int, category: Tensor, outcome: Tensor, effect: Tensor) -> list[Finding]:
+    """One finding per category: the mean effect of its errors, with problems as the unit.
 
     Of benign errors the mean absolute effect, because effects of both signs must not cancel.
     """
-    claims = {
-        RewardError.harmful_hacking: ("harmful errors of type I (hacking) lower ground truth", None, -1e-12),
-        RewardError.harmful_stalling: ("harmful errors of type II (stalling) lower it", None, -1e-12),
-        RewardError.benign_unattractive: (
-            "benign errors of type I (never attractive) hardly change it",
-            None,
-            effect_size,
-        ),
-        RewardError.benign_unlikely: (
-            "benign errors of type II (negligible probability) hardly change it",
-            None,
-            effect_size,
-        ),
-        RewardError.beneficial: ("beneficial errors raise it", 1e-12, None),
-    }
-    statements = []
-    for label, (claim, at_least, at_most) in claims.items():
+    findings = []
+    for name, (on_tabular, on_features) in CATEGORIES.items():
+        label = RewardError[name]
         chosen = category == label
         per_problem = chosen.sum(dim=1)
         benign = label.predicted_effect == 0
         sizes = effect.abs() if benign else effect
         means = ((sizes * chosen).sum(dim=1) / per_problem)[per_problem > 0].numpy()
         right = (outcome == label.predicted_effect)[chosen].double().mean()
-        statements.append(
-            Statement(
-                f"{claim} ({name})",
-                PAPER,
-                f"mean {'absolute ' if benign else ''}effect of an error on ground truth reward after "
-                f"{counted(horizon, 'update')}; the label's sign is right for {float(right):.0%} of "
-                f"{counted(int(chosen.sum()), 'error')}",
-                mean_interval(means, generator=generator, resamples=2000) if means.size else computed(float("nan")),
-                at_least=-np.inf if at_least is None else at_least,
-                at_most=np.inf if at_most is None else at_most,
+        findings.append(
+            (on_tabular if tabular else on_features).found(
+                student_interval(means) if means.size else no_interval(),
+                f"mean {'absolute ' if benign else ''}effect of an error on ground truth reward; the label's sign is "
+                f"right for {float(right):.0%} of {counted(int(chosen.sum()), 'error')}",
+                case=f"after {counted(horizon, 'update')}",
             )
         )
-    return statements
+    return findings
 
 
 def confusion_rows(name: str, horizon: int, category: Tensor, outcome: Tensor, effect: Tensor) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.reward_metrics.statements import Statement as Statement
+from experiments.reward_metrics.statements import Finding as Finding
 from experiments.reward_metrics.statements import Verdict as Verdict
 from experiments.reward_metrics.statements import computed as computed
 
@@ -21,7 +21,7 @@ class Findings:
     """The result of one experiment."""
 
     reading: str  # one paragraph, its numbers and comparisons filled in by code
-    statements: list[Statement]
+    statements: list[Finding]
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)  # by figure

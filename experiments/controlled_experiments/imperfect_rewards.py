@@ -23,14 +23,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, counted, number
+from experiments.controlled_experiments.findings import Finding, Findings, Progress, computed, counted, number
+from experiments.controlled_experiments.statements import (
+    EARLY_STOP,
+    HIGHER_VARIANCE,
+    NEGATIVE_PRODUCT,
+    POSITIVE_PRODUCT,
+    PROXY_FIRST,
+    SAMPLED_PROXY,
+)
 from experiments.policies.ascent import FirstCrossing, Trajectory, ascend, flow_until, log_spaced_steps, reward_gradient
 from experiments.policies.gradients import Estimator
 from experiments.policies.problems import Problem
 from experiments.policies.softmax import SoftmaxPolicy, expected, log_linear_policy
 from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.style import figure_style
-from experiments.reward_metrics.correlations import mean_interval
+from experiments.reward_metrics.correlations import student_interval
 from experiments.reward_metrics.variance import policy_reward_variance
 from experiments.runs.seeds import SeedStreams
 
@@ -47,7 +55,6 @@ FEATURE_PLAN = {  # the feature of the mediocre output; that of y* is 1.5 e_1 (o
 }
 REACHED = 0.9
 LONGEST = 1e15  # flow times are cut here
-PAPER = "When Errors Can Be Beneficial, "
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ def imperfect_rewards(
         arms = problem_arms(problem)
     else:
         arms = feature_arms(optimum_probabilities[0]) if plan == "features" else exact_arms(optimum_probabilities)
-    estimator = Estimator.reinforce if plan == "sampled" else Estimator.exact
+    estimator = Estimator.no_baseline if plan == "sampled" else Estimator.exact
     repeats = seeds if plan == "sampled" else 1
     start = arms.policy.parameters
     policy = SoftmaxPolicy(
@@ -173,13 +180,13 @@ def imperfect_rewards(
         }
         for arm, name in enumerate(arms.names)
     ]
-    statements: list[Statement] = []
+    statements: list[Finding] = []
     if plan == "sampled":
-        statements = sampled_statements(arms, crossing.step, steps, streams.numpy("bootstrap"))
+        statements = sampled_findings(arms, crossing.step, steps)
     elif plan == "features" and problem is None:
-        statements = feature_statements(arms, best)
+        statements = feature_findings(arms, best)
     elif len(arms.names) > 1:
-        statements = exact_statements(arms, best, curves, list(trajectory.steps), learning_rate)
+        statements = exact_findings(arms, best, curves, list(trajectory.steps), learning_rate)
     caption = (
         f"Ground truth reward along training (lines; {'median of' if repeats > 1 else 'exact gradients,'} n = "
         f"{counted(repeats, 'seed')} per arm"
@@ -201,106 +208,79 @@ def imperfect_rewards(
 # Statements ----------------------------------------------------------------------------------------------------------
 
 
-def exact_statements(
+def exact_findings(
     arms: Arms, best: Tensor, curves: dict[str, np.ndarray], steps: list[int], learning_rate: float
-) -> list[Statement]:
+) -> list[Finding]:
     """The ground truth reward against the proxy, for every initial probability of y*."""
-    flow = flow_until(
-        arms.policy.copy(), reward_gradient(arms.rewards), FirstCrossing(best, REACHED), longest=LONGEST
-    ).flatten()
+    times = flow_times(arms, best)
     count, rewards = len(arms.names) // 2, curves["ground_truth_reward"][:, :, 0]
-    statements = []
-    for arm in range(count):
-        label = arms.names[arm]
-        truth_time, proxy_time = float(flow[arm]), float(flow[count + arm])
-        statements.append(
-            Statement(
-                f"the ground truth reward is not the best reward to train on: the proxy reaches y* earlier ({label})",
-                PAPER + "section 3.3",
+    early = min(range(len(steps)), key=lambda index: abs(steps[index] - 10))
+    proxy_first, early_stop, higher_variance = [], [], []
+    for arm, case in enumerate(arms.names[:count]):
+        truth_time, proxy_time = times[arm], times[count + arm]
+        proxy_first.append(
+            PROXY_FIRST.found(
+                computed(truth_time / proxy_time if 0 < proxy_time < math.inf else math.nan),
                 f"ratio of gradient flow times to P(y*) = {REACHED}, ground truth over proxy; in updates of "
                 f"{learning_rate:g} ground truth needs {number(truth_time / learning_rate)}, the proxy "
                 f"{number(proxy_time / learning_rate)}",
-                computed(truth_time / proxy_time if 0 < proxy_time < math.inf else math.nan),
-                at_least=math.nextafter(1, 2),
+                case=case,
             )
         )
-    early = min(range(len(steps)), key=lambda index: abs(steps[index] - 10))
-    for arm in range(count):
-        statements.append(
-            Statement(
-                f"a run that stops early draws the opposite conclusion ({arms.names[arm]})",
-                PAPER + "section 3.3",
+        early_stop.append(
+            EARLY_STOP.found(
+                computed(float(rewards[early, arm] - rewards[early, count + arm])),
                 f"ground truth reward after {counted(steps[early], 'update')}, trained on ground truth minus trained "
                 "on proxy",
-                computed(float(rewards[early, arm] - rewards[early, count + arm])),
-                at_least=math.nextafter(0, 1),
+                case=case,
             )
         )
-    for arm in range(count):
-        truth_time, proxy_time = float(flow[arm]), float(flow[count + arm])
         truth_variance, proxy_variance = (float(curves["reward_variance"][0, i, 0]) for i in (arm, count + arm))
         slower, faster = (
             (truth_variance, proxy_variance) if proxy_time < truth_time else (proxy_variance, truth_variance)
         )
-        statements.append(
-            Statement(
-                f"more than the paper claims: of two rewards the one with higher variance is the better teacher "
-                f"({arms.names[arm]})",
-                "a rule that one might read into What Makes a Reward Model a Good Teacher?, section 3, which says only "
-                "that low variance is slow",
-                "initial variance of the faster reward over that of the slower one",
+        higher_variance.append(
+            HIGHER_VARIANCE.found(
                 computed(faster / slower if proxy_time != truth_time and slower > 0 else math.nan),
-                at_least=math.nextafter(1, 2),
+                "initial variance of the faster reward over that of the slower one",
+                case=case,
             )
         )
-    return statements
+    return proxy_first + early_stop + higher_variance
 
 
-def feature_statements(arms: Arms, best: Tensor) -> list[Statement]:
+def feature_findings(arms: Arms, best: Tensor) -> list[Finding]:
     """Feature geometry moves the time that ground truth training needs."""
-    flow = flow_until(
-        arms.policy.copy(), reward_gradient(arms.rewards), FirstCrossing(best, REACHED), longest=LONGEST
-    ).flatten()
-    negative, orthogonal, positive = (min(float(time), LONGEST) for time in flow)
+    negative, orthogonal, positive = (min(time, LONGEST) for time in flow_times(arms, best))
     measured = (
         f"ratio of gradient flow times (cut at {LONGEST:.0e}) to P(y*) = {REACHED} under the ground truth reward, "
     )
     return [
-        Statement(
-            "a negative inner product of the features of y* and the mediocre output worsens stalling",
-            PAPER + "appendix A.1",
-            measured + "negative over orthogonal",
-            computed(negative / orthogonal),
-            at_least=math.nextafter(1, 2),
-        ),
-        Statement(
-            "a positive inner product helps the ground truth reward",
-            PAPER + "appendix A.1",
-            measured + "orthogonal over positive",
-            computed(orthogonal / positive),
-            at_least=math.nextafter(1, 2),
-        ),
+        NEGATIVE_PRODUCT.found(computed(negative / orthogonal), measured + "negative over orthogonal"),
+        POSITIVE_PRODUCT.found(computed(orthogonal / positive), measured + "orthogonal over positive"),
     ]
 
 
-def sampled_statements(arms: Arms, hits: Tensor, steps: int, generator: np.random.Generator) -> list[Statement]:
+def flow_times(arms: Arms, best: Tensor) -> list[float]:
+    """Gradient flow time of every arm until y* has probability 0.9."""
+    crossing = FirstCrossing(best, REACHED)
+    times = flow_until(arms.policy.copy(), reward_gradient(arms.rewards), crossing, longest=LONGEST)
+    return [float(time) for time in times.flatten()]
+
+
+def sampled_findings(arms: Arms, hits: Tensor, steps: int) -> list[Finding]:
     """Outcomes are shares of seeds. Arms share their random numbers, so that differences are paired."""
     reached = torch.isfinite(hits).double()
     count = len(arms.names) // 2
-    statements = []
-    for arm in range(count):
-        difference = (reached[count + arm] - reached[arm]).numpy()
-        statements.append(
-            Statement(
-                f"sampled updates, too, reach y* more often on the proxy ({arms.names[arm]})",
-                PAPER + "appendix C",
-                f"share of seeds with P(y*) >= {REACHED} within {steps:,} updates, proxy minus ground truth "
-                f"({float(reached[count + arm].mean()):.0%} - {float(reached[arm].mean()):.0%})",
-                mean_interval(difference, generator=generator),
-                at_least=math.nextafter(0, 1),
-            )
+    return [
+        SAMPLED_PROXY.found(
+            student_interval((reached[count + arm] - reached[arm]).numpy()),
+            f"share of seeds with P(y*) >= {REACHED} within {steps:,} updates, proxy minus ground truth "
+            f"({float(reached[count + arm].mean()):.0%} - {float(reached[arm].mean()):.0%})",
+            case=arms.names[arm],
         )
-    return statements
+        for arm in range(count)
+    ]
 
 
 # Reading and figure --------------------------------------------------------------------------------------------------

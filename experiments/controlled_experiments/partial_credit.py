@@ -12,35 +12,61 @@ advantages are divided by their std. Exact gradient flow for the map; GRPO with 
 a few of them.
 
 Measured. Time until P(both) = 0.9: the penalty of partial credit is log10 of its time over that of binary credit.
+
+Shapes: C credits (binary, partial), H degrees of sharing, E probabilities of the easy constraint, J of both, S seeds.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, number
+from experiments.controlled_experiments.findings import Finding, Findings, Progress, computed, number
+from experiments.controlled_experiments.partial_credit_figures import draw_map, draw_sampled
+from experiments.controlled_experiments.statements import (
+    BOTH_RARE,
+    EASY_AND_RARE,
+    MORE_SHARING,
+    NEXT_TO_NONE,
+    SAMPLED_AGREES,
+    SHARING_ALONE,
+    STD_RELIEF,
+)
 from experiments.policies.ascent import Advance, FirstCrossing, ascend, flow_until, reward_gradient
 from experiments.policies.gradients import Estimator
 from experiments.policies.softmax import SoftmaxPolicy, log_linear_policy
-from experiments.reports.reward_styles import REWARD_COLOURS
-from experiments.reports.style import figure_style
-from experiments.reward_metrics.correlations import mean_interval, statistic_interval
+from experiments.reward_metrics.correlations import no_interval, student_interval
 from experiments.runs.seeds import SeedStreams
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+Floats = NDArray[np.float64]
 
-PAPER = "When Errors Can Be Beneficial, "
 CREDITS = {"binary": (1.0, 0.0, 0.0, 0.0), "partial": (1.0, 0.5, 0.5, 0.0)}
 BOTH = (1.0, 0.0, 0.0, 0.0)
 HARD_PROBABILITY = 0.02
+RARE = 0.01  # up to here meeting both is called rare
+CLEAR = 0.1  # log10 of a ratio of times below which exact gradients favour neither credit
 REACHED = 0.9
 LONGEST = 1e9
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Settings that are crossed with each other, ascending."""
+
+    sharing: list[float]  # [H]
+    easy: list[float]  # [E]
+    joint: list[float]  # [J]
+
+    @property
+    def rare(self) -> NDArray[np.bool_]:
+        """Where meeting both is rare, [J]."""
+        return np.array(self.joint) <= RARE
 
 
 def partial_credit(
@@ -58,19 +84,15 @@ def partial_credit(
     progress: Progress,
 ) -> Findings:
     """The exact map, and sampled GRPO where one constraint is easy."""
-    joint = np.geomspace(lowest_joint, 0.1, joint_points)
-    times = {}
+    sharing = sorted(sharing)
+    grid = Grid(sharing, sorted(easy_probabilities), np.geomspace(lowest_joint, 0.1, joint_points).tolist())
+    easiest = Grid(sharing, [max(easy_probabilities)], sampled_joint)
     with progress("exact map", 4000) as bar:
-        for divide_by_std in (False, True):
-            times[divide_by_std] = exact_times(joint, easy_probabilities, sharing, divide_by_std, bar.advance)
-    # penalty [sharing, easy, joint]: positive where partial credit is slower
-    penalty = {std: np.log10(t[1] / t[0]) for std, t in times.items()}
+        times = {std: exact_times(grid, std, bar.advance) for std in (False, True)}
     with progress("GRPO", 2 * sampled_steps) as bar:
         sampled = {
             std: sampled_times(
-                sampled_joint,
-                max(easy_probabilities),
-                sharing,
+                easiest,
                 Estimator.grpo if std else Estimator.grpo_without_std,
                 seeds=sampled_seeds,
                 steps=sampled_steps,
@@ -80,67 +102,15 @@ def partial_credit(
                 advance=bar.advance,
             )
             for std in (False, True)
-        }  # [credit, sharing, joint, seeds]
-
-        exact = {
-            std: exact_times(np.array(sampled_joint), [max(easy_probabilities)], sharing, std, bar.advance)
-            for std in (False, True)
-        }  # the same settings, [credit, sharing, 1, joint]
-
-    bootstrap = streams.numpy("bootstrap")
-    statements = exact_statements(penalty, joint, easy_probabilities, sharing, bootstrap)
-    statements += sampled_statements(sampled, exact, sharing, min(sampled_joint), bootstrap)
-    orthogonal, compositional = int(np.argmin(sharing)), int(np.argmax(sharing))
-    worst = {std: float(values[orthogonal].max()) for std, values in penalty.items()}
-    reading = (
-        f"With sharing {sharing[orthogonal]:g} partial credit is slower in "
-        f"{(penalty[False][orthogonal] > 0).mean():.0%} of the settings, by up to {number(10 ** worst[False])} times "
-        f"({number(10 ** worst[True])} times with advantages divided by their std); with sharing "
-        f"{sharing[compositional]:g} in {(penalty[False][compositional] > 0).mean():.0%}, and it is up to "
-        f"{number(10 ** float(-penalty[False][compositional].min()))} times faster. GRPO reaches the goal within "
-        f"{sampled_steps:,} updates in "
-        + ", ".join(
-            f"{np.isfinite(sampled[std][credit]).mean():.0%} of runs ({name}{', std' if std else ''})"
-            for std in (False, True)
-            for credit, name in enumerate(CREDITS)
-        )
-        + "."
-    )
-    table = [
-        {
-            "divide_by_std": std,
-            "sharing": share,
-            "easy_probability": easy,
-            "joint_probability": float(probability),
-            "time_binary": float(times[std][0, i, j, k]),
-            "time_partial": float(times[std][1, i, j, k]),
         }
-        for std in (False, True)
-        for i, share in enumerate(sharing)
-        for j, easy in enumerate(easy_probabilities)
-        for k, probability in enumerate(joint)
-    ]
-    sampled_table = [
-        {
-            "divide_by_std": std,
-            "credit": name,
-            "sharing": share,
-            "joint_probability": probability,
-            "share_that_reaches": float(np.isfinite(sampled[std][credit, i, k]).mean()),
-            "median_steps": float(np.median(sampled[std][credit, i, k])),
-            "seeds": sampled_seeds,
-        }
-        for std in (False, True)
-        for credit, name in enumerate(CREDITS)
-        for i, share in enumerate(sharing)
-        for k, probability in enumerate(sampled_joint)
-    ]
+        expected = {std: penalty_of(exact_times(easiest, std, bar.advance))[:, 0] for std in (False, True)}  # [H, J]
+    penalty = {std: penalty_of(values) for std, values in times.items()}
     return Findings(
-        reading=reading,
-        statements=statements,
-        tables={"exact": table, "sampled": sampled_table},
+        reading=reading_of(grid, penalty, sampled, sampled_steps),
+        statements=[*exact_findings(grid, penalty), *sampled_findings(easiest, sampled, expected)],
+        tables={"exact": exact_rows(grid, times), "sampled": sampled_rows(easiest, sampled)},
         figures={
-            "penalty": draw_map(penalty, joint, easy_probabilities, sharing),
+            "penalty": draw_map(penalty, np.array(grid.joint), grid.easy, sharing),
             "sampled": draw_sampled(sampled, sampled_joint, sharing, sampled_steps),
         },
         captions={
@@ -155,7 +125,10 @@ def partial_credit(
                 f"{max(easy_probabilities):g}."
             ),
         },
-        summary={f"largest_log10_penalty/{'with' if std else 'without'}_std": value for std, value in worst.items()},
+        summary={
+            f"largest_log10_penalty/{'with' if std else 'without'}_std": float(values[0].max())
+            for std, values in penalty.items()
+        },
     )
 
 
@@ -179,35 +152,34 @@ def features(sharing: Tensor) -> Tensor:
     return phi
 
 
-def arms(joint: list[float], easy: list[float], sharing: list[float]) -> tuple[SoftmaxPolicy, Tensor, tuple[int, ...]]:
-    """Policies and rewards of [credit, sharing, easy, joint] settings, flattened; and that shape."""
-    share, easy_grid, joint_grid = torch.meshgrid(
-        *(torch.tensor(values, dtype=torch.float64) for values in (sharing, easy, joint)), indexing="ij"
+def arms(grid: Grid) -> tuple[SoftmaxPolicy, Tensor]:
+    """Policies and rewards of the grid's settings under either credit, [C x H x E x J] arms."""
+    share, easy, joint = torch.meshgrid(
+        *(torch.tensor(values, dtype=torch.float64) for values in (grid.sharing, grid.easy, grid.joint)), indexing="ij"
     )
-    start = initial_probabilities(joint_grid.flatten(), easy_grid.flatten()).repeat(2, 1)
+    start = initial_probabilities(joint.flatten(), easy.flatten()).repeat(2, 1)
     phi = features(share.flatten()).repeat(2, 1, 1)
-    rewards = torch.tensor(list(CREDITS.values()), dtype=torch.float64).repeat_interleave(joint_grid.numel(), 0)
-    policy = log_linear_policy(start[:, None, None], phi[:, None, None])
-    return policy, rewards[:, None, None], (2, *joint_grid.shape)
+    rewards = torch.tensor(list(CREDITS.values()), dtype=torch.float64).repeat_interleave(joint.numel(), 0)
+    return log_linear_policy(start[:, None, None], phi[:, None, None]), rewards[:, None, None]
 
 
-def exact_times(
-    joint: np.ndarray, easy: list[float], sharing: list[float], divide_by_std: bool, advance: Advance
-) -> np.ndarray:
-    """Flow times [credit (binary, partial), sharing, easy, joint], at most LONGEST."""
-    policy, rewards, shape = arms(list(joint), easy, sharing)
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def exact_times(grid: Grid, divide_by_std: bool, advance: Advance) -> Floats:
+    """Flow times [C, H, E, J], at most LONGEST."""
+    policy, rewards = arms(grid)
     estimator = Estimator.exact_std if divide_by_std else Estimator.exact
     crossing = FirstCrossing(torch.tensor(BOTH, dtype=torch.float64), REACHED)
     times = flow_until(
         policy, reward_gradient(rewards, estimator=estimator), crossing, longest=LONGEST, advance=advance
     )
-    return times.clamp(max=LONGEST).reshape(shape).numpy()
+    shape = (len(CREDITS), len(grid.sharing), len(grid.easy), len(grid.joint))
+    return np.asarray(times.clamp(max=LONGEST).reshape(shape).numpy())
 
 
 def sampled_times(
-    joint: list[float],
-    easy: float,
-    sharing: list[float],
+    grid: Grid,
     estimator: Estimator,
     *,
     seeds: int,
@@ -216,9 +188,9 @@ def sampled_times(
     learning_rate: float,
     generator: torch.Generator,
     advance: Advance,
-) -> np.ndarray:
-    """Updates of sampled policy gradient until the goal [credit, sharing, joint, seed], inf where never."""
-    policy, rewards, shape = arms(joint, [easy], sharing)
+) -> Floats:
+    """Updates of sampled policy gradient until the goal [C, H, J, S] at the grid's one easy probability; inf: never."""
+    policy, rewards = arms(grid)
     policy = SoftmaxPolicy(policy.parameters.repeat(1, seeds, 1), policy.features)
     crossing = FirstCrossing(torch.tensor(BOTH, dtype=torch.float64), REACHED)
     ascend(
@@ -230,165 +202,134 @@ def sampled_times(
         advance=advance,
     )
     assert crossing.step is not None
-    return crossing.step.reshape(shape[0], shape[1], shape[3], seeds).numpy()
+    return np.asarray(crossing.step.reshape(len(CREDITS), len(grid.sharing), len(grid.joint), seeds).numpy())
 
 
-# Statements ----------------------------------------------------------------------------------------------------------
+def penalty_of(times: Floats) -> Floats:
+    """log10 of the time under partial credit over that under binary credit: [C, ...] -> [...]."""
+    return np.asarray(np.log10(times[1] / times[0]))
 
 
-def exact_statements(
-    penalty: dict[bool, np.ndarray],
-    joint: np.ndarray,
-    easy: list[float],
-    sharing: list[float],
-    generator: np.random.Generator,
-) -> list[Statement]:
-    """What the map says of section 5 and of design D4."""
-    orthogonal, compositional = int(np.argmin(sharing)), int(np.argmax(sharing))
-    easiest, hardest, plain = int(np.argmax(easy)), int(np.argmin(easy)), penalty[False]
-    rare = joint <= 0.01
-    stalling = plain[orthogonal] > math.log10(2)
-    relief = penalty[True][orthogonal][stalling] / plain[orthogonal][stalling]
+# Findings ------------------------------------------------------------------------------------------------------------
+
+
+def exact_findings(grid: Grid, penalty: dict[bool, Floats]) -> list[Finding]:
+    """What the map of penalties [H, E, J], by division by std, says of section 5 and of design D4."""
+    plain, rare = penalty[False], grid.rare
+    ratio = "log10 of the ratio of times, partial over binary"
+    least, most = (f"joint at most {RARE:g}, sharing {grid.sharing[place]:g}" for place in (0, -1))
+    change = (plain[-1] - plain[0])[:, rare]
+    stalling = plain[0] > math.log10(2)
+    left = penalty[True][0][stalling] / plain[0][stalling]
     return [
-        Statement(
-            "where one constraint is easy and both together are rare, partial credit stalls and binary credit is "
-            "faster",
-            PAPER + "section 5",
-            f"smallest log10 of the ratio of times, partial over binary: easy {easy[easiest]:g}, joint at most 0.01, "
-            f"sharing {sharing[orthogonal]:g}",
-            computed(float(plain[orthogonal, easiest, rare].min())),
-            at_least=math.ulp(0),
+        EASY_AND_RARE.found(
+            computed(float(plain[0, -1, rare].min())), f"smallest {ratio}: easy {grid.easy[-1]:g}, {least}"
         ),
-        Statement(
-            "where the joint behaviour is rare and made of parts that are about equally rare, partial credit is faster",
-            "design D4, after " + PAPER + "section 5",
-            f"largest log10 of the ratio of times, partial over binary: easy {easy[hardest]:g}, joint at most 0.01, "
-            f"sharing {sharing[compositional]:g}",
-            computed(float(plain[compositional, hardest, rare].max())),
-            at_most=-math.ulp(0),
+        BOTH_RARE.found(
+            computed(float(plain[-1, 0, rare].max())),
+            f"largest {ratio}: easy {grid.easy[0]:g} beside hard {HARD_PROBABILITY:g}, {most}; over all joint "
+            f"probabilities up to {grid.joint[-1]:g} it is {plain[-1, 0].max():+.3f}",
         ),
-        Statement(
-            "shared features alone make partial credit faster, however easy one of the constraints is",
-            "design D4",
-            f"smallest log10 of the ratio of times, partial over binary: easy {easy[easiest]:g}, joint at most 0.01, "
-            f"sharing {sharing[compositional]:g}",
-            computed(float(plain[compositional, easiest, rare].min())),
-            at_most=-math.ulp(0),
+        SHARING_ALONE.found(
+            computed(float(plain[-1, -1, rare].min())), f"smallest {ratio}: easy {grid.easy[-1]:g}, {most}"
         ),
-        Statement(
-            "more sharing of features makes partial credit relatively faster where both together are rare",
-            "design D4",
-            f"median change of the log10 ratio from sharing {sharing[orthogonal]:g} to {sharing[compositional]:g}, "
-            "over settings with joint at most 0.01 (interval over settings)",
-            statistic_interval(
-                (plain[compositional] - plain[orthogonal])[:, rare].ravel(), np.median, generator=generator
-            ),
-            at_most=0.0,
+        MORE_SHARING.found(
+            computed(float((change <= 0).mean())),
+            f"share of the {change.size} settings with joint at most {RARE:g} in which the log10 ratio does not rise "
+            f"from sharing {grid.sharing[0]:g} to {grid.sharing[-1]:g}; median change {np.median(change):+.2f}, "
+            f"largest {change.max():+.2f}",
         ),
-        Statement(
-            "dividing advantages by their std leaves a half to a quarter of the log10 penalty of partial credit",
-            "design D4",
-            f"median share of the penalty left, over settings with sharing {sharing[orthogonal]:g} in which partial "
-            "credit is more than twice as slow (interval over settings)",
-            statistic_interval(relief, np.median, generator=generator) if relief.size else computed(math.nan),
-            at_least=0.25,
-            at_most=0.5,
+        STD_RELIEF.found(
+            computed(float(np.median(left))) if left.size else no_interval(),
+            f"median share of the penalty left, over the {left.size} settings with sharing {grid.sharing[0]:g} in "
+            f"which partial credit is more than twice as slow; between .25 and .5 in "
+            f"{((left >= 0.25) & (left <= 0.5)).mean() if left.size else 0:.0%} of them",
         ),
     ]
 
 
-def sampled_statements(
-    sampled: dict[bool, np.ndarray],
-    exact: dict[bool, np.ndarray],
-    sharing: list[float],
-    rarest: float,
-    generator: np.random.Generator,
-) -> list[Statement]:
+def sampled_findings(grid: Grid, sampled: dict[bool, Floats], expected: dict[bool, Floats]) -> list[Finding]:
     """Does the credit that is faster under exact gradients win under GRPO, too? Credits share their random numbers."""
-    statements = []
-    for i in {int(np.argmin(sharing)), int(np.argmax(sharing))}:
-        for std, values in sampled.items():
-            binary_first = (values[0, i] < values[1, i]).astype(float) - (values[1, i] < values[0, i])  # [joint, seed]
-            log_ratio = np.log10(exact[std][1, i, 0] / exact[std][0, i, 0])  # positive: binary credit is faster
-            clear = np.abs(log_ratio) >= 0.1  # below that exact gradients favour neither
-            score = (np.sign(log_ratio)[:, None] * binary_first)[clear].mean(axis=0) if clear.any() else None
-            statements.append(
-                Statement(
-                    f"the credit that exact gradients favour wins under sampled GRPO, too (sharing {sharing[i]:g}, "
-                    f"{'with' if std else 'without'} std)",
-                    PAPER + "section 5, sampled",
+    findings = []
+    for i in {0, len(grid.sharing) - 1}:
+        for std, times in sampled.items():
+            binary_first = (times[0, i] < times[1, i]).astype(float) - (times[1, i] < times[0, i])  # [J, S]
+            log_ratio = expected[std][i]  # positive: binary credit is faster
+            clear = np.abs(log_ratio) >= CLEAR
+            score = (np.sign(log_ratio)[:, None] * binary_first)[clear]
+            findings.append(
+                SAMPLED_AGREES.found(
+                    student_interval(score.mean(axis=0)) if len(score) else no_interval(),
                     "share of runs in which the favoured credit is first minus share in which the other is; exact "
                     f"log10 ratios, partial over binary, {log_ratio.min():+.2f} to {log_ratio.max():+.2f}, counted "
-                    "beyond 0.1",
-                    computed(math.nan) if score is None else mean_interval(score, generator=generator),
-                    at_least=math.ulp(0),
+                    f"beyond {CLEAR:g}",
+                    case=f"sharing {grid.sharing[i]:g}, {'with' if std else 'without'} std",
                 )
             )
     # The rarest start, the most sharing, std: where updates without a single success teach binary credit nothing.
-    reached = np.isfinite(sampled[True][:, int(np.argmax(sharing)), 0]).astype(float)  # [credit, seed]
+    binary, partial = np.isfinite(sampled[True][:, -1, 0]).astype(float)  # [S] each
     return [
-        *statements,
-        Statement(
-            "where joint success is next to none, partial credit may be needed",
-            PAPER + "section 5 and appendix C.3",
-            f"share of seeds in which GRPO with std succeeds, partial ({reached[1].mean():.0%}) minus binary "
-            f"({reached[0].mean():.0%}), initial P(both) = {number(rarest)}, sharing {max(sharing):g}",
-            mean_interval(reached[1] - reached[0], generator=generator),
-            at_least=math.ulp(0),
+        *findings,
+        NEXT_TO_NONE.found(
+            student_interval(partial - binary),
+            f"share of seeds in which GRPO with std succeeds, partial ({partial.mean():.0%}) minus binary "
+            f"({binary.mean():.0%}), initial P(both) = {number(grid.joint[0])}, sharing {grid.sharing[-1]:g}",
         ),
     ]
 
 
-# Figures -------------------------------------------------------------------------------------------------------------
+# Reading and tables --------------------------------------------------------------------------------------------------
 
 
-def draw_map(penalty: dict[bool, np.ndarray], joint: np.ndarray, easy: list[float], sharing: list[float]) -> Figure:
-    """Rows: with and without std; columns: sharing."""
-    import matplotlib.pyplot as plt
-    from matplotlib.colors import TwoSlopeNorm
-
-    lowest, highest = min(float(v.min()) for v in penalty.values()), max(float(v.max()) for v in penalty.values())
-    scale = TwoSlopeNorm(0, min(-0.1, lowest), max(0.1, highest))
-    with figure_style():
-        figure, axes = plt.subplots(
-            2, len(sharing), figsize=(2.3 * len(sharing) + 1, 4.4), sharex=True, sharey=True, squeeze=False
-        )
-        for row, (std, values) in enumerate(penalty.items()):
-            for column, share in enumerate(sharing):
-                panel = axes[row][column]
-                panel.grid(False)
-                image = panel.pcolormesh(
-                    joint, easy, values[column], cmap="RdBu_r", norm=scale, shading="nearest", rasterized=True
-                )
-                panel.set(xscale="log")
-                if row == 0:
-                    panel.set_title(f"sharing {share:g}")
-            axes[row][0].set_ylabel("advantages / std" if std else "plain advantages")
-        figure.supxlabel("initial probability of meeting both")
-        figure.supylabel("initial probability of only the easy one")
-        figure.colorbar(image, ax=axes, shrink=0.8).set_label("log10 (time partial / time binary)")
-    return figure
+def reading_of(grid: Grid, penalty: dict[bool, Floats], sampled: dict[bool, Floats], steps: int) -> str:
+    """One paragraph; its comparisons come from the numbers."""
+    plain = penalty[False]
+    reached = ", ".join(
+        f"{np.isfinite(times[credit]).mean():.0%} of runs ({name}{', std' if std else ''})"
+        for std, times in sampled.items()
+        for credit, name in enumerate(CREDITS)
+    )
+    return (
+        f"With sharing {grid.sharing[0]:g} partial credit is slower in {(plain[0] > 0).mean():.0%} of the settings, by "
+        f"up to {number(10 ** float(plain[0].max()))} times ({number(10 ** float(penalty[True][0].max()))} times with "
+        f"advantages divided by their std); with sharing {grid.sharing[-1]:g} in {(plain[-1] > 0).mean():.0%}, and it "
+        f"is up to {number(10 ** float(-plain[-1].min()))} times faster. GRPO reaches the goal within {steps:,} "
+        f"updates in {reached}."
+    )
 
 
-def draw_sampled(sampled: dict[bool, np.ndarray], joint: list[float], sharing: list[float], steps: int) -> Figure:
-    """Share of seeds that reach the goal, against the initial joint probability."""
-    import matplotlib.pyplot as plt
+def exact_rows(grid: Grid, times: dict[bool, Floats]) -> list[dict[str, Any]]:
+    """Every setting of the map with both times."""
+    return [
+        {
+            "divide_by_std": std,
+            "sharing": share,
+            "easy_probability": easy,
+            "joint_probability": joint,
+            "time_binary": float(values[0, i, j, k]),
+            "time_partial": float(values[1, i, j, k]),
+        }
+        for std, values in times.items()
+        for i, share in enumerate(grid.sharing)
+        for j, easy in enumerate(grid.easy)
+        for k, joint in enumerate(grid.joint)
+    ]
 
-    with figure_style():
-        figure, axes = plt.subplots(
-            1, len(sharing), figsize=(2.4 * len(sharing) + 0.4, 2.9), sharey=True, squeeze=False
-        )
-        for column, share in enumerate(sharing):
-            panel = axes[0][column]
-            for std, values in sampled.items():
-                for credit, name in enumerate(CREDITS):
-                    reached = np.isfinite(values[credit, column]).mean(axis=-1)
-                    label = f"{name} credit, {'advantages / std' if std else 'plain advantages'}"
-                    style = "--" if std else "-"
-                    colour = REWARD_COLOURS[f"{name}_credit"]
-                    panel.plot(joint, reached, marker=".", ls=style, color=colour, label=label)
-            panel.set(xscale="log", xlabel="initial P(both)", title=f"sharing {share:g}", ylim=(-0.03, 1.03))
-        axes[0][0].set_ylabel(f"share of seeds that succeed\nwithin {steps:,} updates")
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2)
-    return figure
+
+def sampled_rows(grid: Grid, sampled: dict[bool, Floats]) -> list[dict[str, Any]]:
+    """How often, and how fast, sampled updates reach the goal."""
+    return [
+        {
+            "divide_by_std": std,
+            "credit": name,
+            "sharing": share,
+            "joint_probability": joint,
+            "share_that_reaches": float(np.isfinite(times[credit, i, k]).mean()),
+            "median_steps": float(np.median(times[credit, i, k])),
+            "seeds": times.shape[-1],
+        }
+        for std, times in sampled.items()
+        for credit, name in enumerate(CREDITS)
+        for i, share in enumerate(grid.sharing)
+        for k, joint in enumerate(grid.joint)
+    ]

@@ -24,18 +24,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement, computed, counted, number
+from experiments.controlled_experiments.findings import Finding, Findings, Progress, computed, counted, number
+from experiments.controlled_experiments.statements import (
+    DERIVED_EXPONENT,
+    PROXY_EXPONENT,
+    REVERSAL,
+    TRUTH_EXPONENT,
+    WORSE_STALLING,
+)
 from experiments.policies.ascent import Advance, FirstCrossing, flow_until, reward_gradient
 from experiments.policies.softmax import SoftmaxPolicy, log_linear_policy, tabular_policy
 from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.style import BLACK, GREY, figure_style
-from experiments.reward_metrics.correlations import mean_interval
+from experiments.reward_metrics.correlations import student_interval
 from experiments.runs.seeds import SeedStreams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER = "When Errors Can Be Beneficial, "
 REACHED = 0.9
 MEDIOCRE_PROBABILITY = 0.5
 BAD_OUTPUTS = 3
@@ -79,38 +85,8 @@ def phase_diagram(
             slopes[bad_outputs] = log_log_slopes(scaling, flow)  # [2, seeds]
 
     # Statements --------------------------------------------------------------------------------------------------
-    bootstrap = streams.numpy("bootstrap")
-    statements = []
-    for bad_outputs, (truth_slopes, proxy_slopes) in slopes.items():
-        label = counted(bad_outputs, "bad output")
-        lowest = number(float(curves[bad_outputs][0][0]))
-        over = f"slope of log flow time against log initial probability of y* in {lowest} to 0.01, "
-        over += "random initial policies"
-        statements += [
-            Statement(
-                f"training on the ground truth takes time at least of order p*^(-14/13) ({label})",
-                PAPER + "main theorem",
-                over,
-                mean_interval(truth_slopes, generator=bootstrap),
-                at_most=-14 / 13,
-            ),
-            Statement(
-                f"training on the proxy takes time at most of order p*^(-1) ({label})",
-                PAPER + "main theorem",
-                over + " (0.05 is left for the finite range)",
-                mean_interval(proxy_slopes, generator=bootstrap),
-                at_least=-1.05,
-            ),
-            Statement(
-                f"the exponent under the ground truth is -(number of bad outputs + 1) ({label})",
-                "derived here (predicted_exponent)",
-                over + f"; holds within 10 % of {predicted_exponent(bad_outputs):g}",
-                mean_interval(truth_slopes, generator=bootstrap),
-                at_least=1.1 * predicted_exponent(bad_outputs),
-                at_most=0.9 * predicted_exponent(bad_outputs),
-            ),
-        ]
-    statements += angle_statements(log_ratio, times, angles, mediocre_rewards, probabilities, optimum_feature_norm)
+    statements = exponent_findings(slopes, {bad: scaling[0] for bad, (scaling, _) in curves.items()})
+    statements += angle_findings(log_ratio, times, angles, mediocre_rewards, probabilities, optimum_feature_norm)
 
     better = log_ratio > 0
     reading = (
@@ -228,49 +204,63 @@ def log_log_slopes(probabilities: np.ndarray, times: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("p,rps->rs", x, np.log(times)) / (x @ x))
 
 
-def angle_statements(
+def exponent_findings(slopes: dict[int, np.ndarray], lowest: dict[int, float]) -> list[Finding]:
+    """Slopes [ground truth and proxy, seeds] by number of bad outputs, fitted from the lowest probability to 0.01."""
+    findings = []
+    for bad_outputs, (truth, proxy) in slopes.items():
+        case = counted(bad_outputs, "bad output")
+        over = (
+            f"slope of log flow time against log initial probability of y* in {number(lowest[bad_outputs])} to 0.01, "
+            "random initial policies"
+        )
+        predicted = predicted_exponent(bad_outputs)
+        findings += [
+            TRUTH_EXPONENT.found(student_interval(truth), over, case=case),
+            PROXY_EXPONENT.found(student_interval(proxy), over, case=case),
+            DERIVED_EXPONENT.found(student_interval(truth / predicted), f"{over}, over {predicted:g}", case=case),
+        ]
+    return findings
+
+
+def angle_findings(
     log_ratio: np.ndarray,
     times: np.ndarray,
     angles: list[float],
     mediocre_rewards: list[float],
     probabilities: np.ndarray,
     optimum_feature_norm: float,
-) -> list[Statement]:
+) -> list[Finding]:
     """Feature geometry, read off the map."""
-    statements = []
+    findings = []
     # Rewarding the mediocre output lifts y* more than the mediocre output itself where <phi*, phi_med> > |phi_med|^2
     # = 1.
     for index, angle in enumerate(angles):
         if optimum_feature_norm * math.sin(math.radians(angle)) <= 1:
             continue
         j, k = np.unravel_index(int(log_ratio[index].argmin()), log_ratio[index].shape)
-        statements.append(
-            Statement(
-                "a positive inner product can reverse the conclusion: rewarding the mediocre output helps "
-                f"({angle:g} degrees)",
-                PAPER + "appendix A.1",
-                "smallest log10 ratio of flow times, ground truth over proxy, over the map at this angle: at "
-                f"mediocre reward {mediocre_rewards[j]:g}, p* = {number(float(probabilities[k]))}",
+        findings.append(
+            REVERSAL.found(
                 computed(float(log_ratio[index, j, k])),
-                at_most=-math.ulp(1),
+                "smallest log10 ratio of flow times, ground truth over proxy, over the map at this angle: at "
+                f"mediocre reward {mediocre_rewards[j]:g}, p* = {number(float(probabilities[k]))}; the ratio is below "
+                f"0 in {(log_ratio[index] < 0).mean():.0%} of the map's {log_ratio[index].size} settings",
+                case=f"{angle:g} degrees",
             )
         )
     lowest, flat = int(np.argmin(angles)), int(np.argmin(np.abs(angles)))
     if angles[lowest] < 0:
         stalls = log_ratio[flat] >= 1  # at orthogonal features the ground truth needs ten times as long as the proxy
         slower = (times[0, lowest] >= times[0, flat])[stalls]
-        statements.append(
-            Statement(
-                f"negative inner products worsen stalling under the ground truth ({angles[lowest]:g} degrees)",
-                PAPER + "appendix A.1",
+        findings.append(
+            WORSE_STALLING.found(
+                computed(float(slower.mean()) if slower.size else math.nan),
                 f"share of the {slower.size} settings stalling at {angles[flat]:g} degrees (ground truth ten times "
                 "slower than the proxy) in which ground truth training is no faster at this angle, or arrives at "
                 "neither",
-                computed(float(slower.mean()) if slower.size else math.nan),
-                at_least=1.0,
+                case=f"{angles[lowest]:g} degrees",
             )
         )
-    return statements
+    return findings
 
 
 def table(

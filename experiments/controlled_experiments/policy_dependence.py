@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement, number
+from experiments.controlled_experiments.findings import Finding, Findings, Progress, number
+from experiments.controlled_experiments.statements import NO_BOUND, OWN_TEACHER
 from experiments.policies.ascent import FirstCrossing, flow_until, reward_gradient
 from experiments.policies.softmax import tabular_policy
 from experiments.reports.style import BLUE, VERMILION, figure_style
 from experiments.reward_metrics.accuracy import policy_accuracy
-from experiments.reward_metrics.correlations import mean_interval
+from experiments.reward_metrics.correlations import student_interval
 from experiments.reward_metrics.variance import policy_reward_variance
 from experiments.runs.seeds import SeedStreams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER = "What Makes a Reward Model a Good Teacher?, Theorem 3"
 LIKELY = 0.1
+NAMES = ("a", "b")  # of the policies, and in capitals of their reward models
 
 
 def policy_dependence(
@@ -74,34 +75,7 @@ def policy_dependence(
     accuracy = policy_accuracy(torch.full_like(rewards, 1 / outputs), rewards, ground_truth.expand_as(rewards)).mean(-1)
     log_ratio = (times[:, 1] / times[:, 0]).log10().numpy()  # [policy, excluded, seed]: reward model B over A
 
-    # Statements --------------------------------------------------------------------------------------------------
-    bootstrap = streams.numpy("bootstrap")
-    names = ("a", "b")
-    statements = [
-        Statement(
-            f"on policy {names[policy]} reward model {names[policy].upper()} is the better teacher, by more than 100 "
-            "times",
-            PAPER,
-            "log10 of the ratio of times, the other reward model over this one, at an excluded probability of "
-            + number(lowest_excluded),
-            mean_interval((1 - 2 * policy) * log_ratio[policy, -1], generator=bootstrap),
-            at_least=2.0,
-        )
-        for policy in range(2)
-    ]
-    for policy in range(2):
-        slope = np.polyfit(
-            np.log10(excluded[excluded_points // 2 :]), np.abs(log_ratio[policy, excluded_points // 2 :]), 1
-        )[0]
-        statements.append(
-            Statement(
-                f"the gap has no bound: it grows as the excluded output gets rarer (policy {names[policy]})",
-                PAPER,
-                "slope of log10 ratio against log10 excluded probability, rarer half of the points",
-                mean_interval(slope, generator=bootstrap),
-                at_most=-0.5,
-            )
-        )
+    statements = findings_of(log_ratio, excluded)
     agreement = float((accuracy[:, 0] - accuracy[:, 1]).abs().max())
     reading = (
         f"At an excluded probability of {number(lowest_excluded)}, policy a learns "
@@ -112,8 +86,8 @@ def policy_dependence(
     )
     table = [
         {
-            "policy": names[policy],
-            "reward_model": names[model].upper(),
+            "policy": NAMES[policy],
+            "reward_model": NAMES[model].upper(),
             "excluded_probability": float(excluded[point]),
             "median_time": float(times[policy, model, point].median()),
             "reward_variance": float(variance[policy, model, point]),
@@ -134,8 +108,31 @@ def policy_dependence(
             f"reward has risen by {gain:g}, bands 10 % to 90 %, n = {seeds} random initial "
             "policies per point."
         },
-        summary={f"log10_ratio/policy_{names[p]}": float(log_ratio[p, -1].mean()) for p in range(2)},
+        summary={f"log10_ratio/policy_{NAMES[p]}": float(log_ratio[p, -1].mean()) for p in range(2)},
     )
+
+
+def findings_of(log_ratio: np.ndarray, excluded: np.ndarray) -> list[Finding]:
+    """Log10 of the time on reward model B over that on A [policy, excluded, seed]: each policy learns from its own."""
+    rarer = slice(len(excluded) // 2, None)
+    ratio = "log10 of the ratio of times, the other reward model over its own"
+    own = [
+        OWN_TEACHER.found(
+            student_interval((1 - 2 * policy) * log_ratio[policy, -1]),
+            f"{ratio}, at an excluded probability of {number(float(excluded[-1]))}",
+            case=f"policy {name}",
+        )
+        for policy, name in enumerate(NAMES)
+    ]
+    slopes = [np.polyfit(np.log10(excluded[rarer]), np.abs(values[rarer]), 1)[0] for values in log_ratio]
+    return own + [
+        NO_BOUND.found(
+            student_interval(slope),
+            "slope of log10 ratio against log10 excluded probability, rarer half of the points",
+            case=f"policy {name}",
+        )
+        for slope, name in zip(slopes, NAMES, strict=True)
+    ]
 
 
 def draw(excluded: np.ndarray, times: np.ndarray) -> Figure:

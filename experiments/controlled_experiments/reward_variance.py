@@ -25,21 +25,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement, number
+from experiments.controlled_experiments.findings import Finding, Findings, Progress, computed, number
+from experiments.controlled_experiments.statements import (
+    BEST_OF,
+    FAST_INACCURATE,
+    GRADIENT_EXPONENT,
+    INACCURATE,
+    SHRUNK_GRADIENT,
+    SHRUNK_SLOW,
+    SHRUNK_TIME,
+    TIME_EXPONENT,
+)
 from experiments.policies.ascent import Advance, FirstCrossing, flow_until, reward_gradient
 from experiments.policies.gradients import exact_gradient
 from experiments.policies.softmax import expected, tabular_policy
 from experiments.reports.reward_styles import REWARD_COLOURS
 from experiments.reports.style import BLACK, GREEN, ORANGE, figure_style
 from experiments.reward_metrics.accuracy import policy_accuracy
-from experiments.reward_metrics.correlations import mean_interval, statistic_interval
+from experiments.reward_metrics.correlations import student_interval
 from experiments.reward_metrics.variance import policy_reward_variance
 from experiments.runs.seeds import SeedStreams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER = "What Makes a Reward Model a Good Teacher?, "
 SAMPLES = 16  # of best-of-N
 FAMILIES = ("shrunk", "rare", "inverted")
 COLOURS = {"shrunk": REWARD_COLOURS["perfect_low_variance"], "rare": ORANGE, "inverted": GREEN}
@@ -66,26 +75,9 @@ def reward_variance(
         name: (log_log_slopes(variance[i], times[i]), log_log_slopes(variance[i], norm[i]))
         for i, name in enumerate(FAMILIES)
     }
-    bootstrap, statements = streams.numpy("bootstrap"), []
-    for name, (time_slopes, norm_slopes) in slope.items():
-        statements += [
-            Statement(
-                f"the time to a fixed gain grows at least as variance^(-1/3) ({name} rewards)",
-                PAPER + "Theorem 1",
-                "slope of log time against log initial reward variance, over random problems",
-                mean_interval(time_slopes, generator=bootstrap),
-                at_most=-1 / 3,
-            ),
-            Statement(
-                f"the gradient vanishes at least as variance^(1/3) ({name} rewards)",
-                PAPER + "section 3, gradient bound of arXiv 2310.20703",
-                "slope of log gradient norm against log initial reward variance, over random problems",
-                mean_interval(norm_slopes, generator=bootstrap),
-                at_least=1 / 3,
-            ),
-        ]
-    statements += accuracy_statements(accuracy, times, probabilities, bootstrap)
-    statements.append(best_of_statement(probabilities[2], ground_truth[2], rewards[2], bootstrap))
+    statements = exponent_findings(slope)
+    statements += accuracy_findings(accuracy, times, probabilities)
+    statements.append(best_of_finding(probabilities[2], ground_truth[2], rewards[2]))
 
     ratio = times[0].amax(dim=0) / times[0].amin(dim=0)  # shrunk: accuracy 1 at every knob
     reading = (
@@ -177,57 +169,49 @@ def log_log_slopes(x: Tensor, y: Tensor) -> np.ndarray:
     return ((weight * dx * dy).sum(0) / (weight * dx * dx).sum(0)).numpy()
 
 
-def accuracy_statements(
-    accuracy: Tensor, times: Tensor, probabilities: Tensor, generator: np.random.Generator
-) -> list[Statement]:
+def exponent_findings(slopes: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[Finding]:
+    """Theorem 1: slopes of time and of gradient norm against variance, by family."""
+    findings = []
+    for name, (time, norm) in slopes.items():
+        of_time, of_norm = (SHRUNK_TIME, SHRUNK_GRADIENT) if name == "shrunk" else (TIME_EXPONENT, GRADIENT_EXPONENT)
+        against = "against log initial reward variance"
+        findings += [
+            of_time.found(student_interval(time), f"slope of log time {against}", case=f"{name} rewards"),
+            of_norm.found(student_interval(norm), f"slope of log gradient norm {against}", case=f"{name} rewards"),
+        ]
+    return findings
+
+
+def accuracy_findings(accuracy: Tensor, times: Tensor, probabilities: Tensor) -> list[Finding]:
     """Theorem 2: perfect accuracy can be slow, hardly any accuracy can be fast."""
-    outputs = probabilities.shape[-1]
+    bound = 2 / probabilities.shape[-1]
     perfect = times[0]  # [knobs, seeds]
-    slow = (perfect[-1] / perfect[0]).numpy()
     product = (times[2] * probabilities[2, ..., 0]).log10()
-    slope = log_log_slopes(probabilities[2, ..., 0], times[2])
     return [
-        Statement(
-            "a perfectly accurate reward model can be arbitrarily slow",
-            PAPER + "Theorem 2",
+        SHRUNK_SLOW.found(
+            student_interval((perfect[-1] / perfect[0]).numpy()),
             "ratio of times of the perfectly accurate rewards times 0.001 and times 1 (accuracy "
-            f"{float(accuracy[0].min()):.2f}); gradient flow scales with the reward, so 1,000 is what must come out",
-            statistic_interval(slow, np.median, generator=generator),
-            at_least=100,
+            f"{float(accuracy[0].min()):.2f})",
         ),
-        Statement(
-            f"a reward model of accuracy at most 2/|Y| = {2 / outputs:.2f} can be fast: time of order 1 / pi_0(best "
-            "output)",
-            PAPER + "Theorem 2",
-            f"slope of log time against log pi_0(best output), accuracy {float(accuracy[2].max()):.3f}; times x pi_0 "
-            f"between {10 ** float(product.min()):.2f} and {10 ** float(product.max()):.2f} (0.05 is left for the "
-            "finite range)",
-            mean_interval(slope, generator=generator),
-            at_least=-1.05,
+        FAST_INACCURATE.found(
+            student_interval(log_log_slopes(probabilities[2, ..., 0], times[2])),
+            f"slope of log time against log pi_0(best output), accuracy {float(accuracy[2].max()):.3f} (2/|Y| = "
+            f"{bound:.3f}); times x pi_0 between {10 ** float(product.min()):.2f} and {10 ** float(product.max()):.2f}",
         ),
-        Statement(
-            f"that reward model's accuracy is at most 2/|Y| = {2 / outputs:.2f}",
-            PAPER + "Theorem 2",
-            "share of all pairs of outputs that it orders correctly",
-            mean_interval(accuracy[2].amax(dim=0).numpy(), generator=generator),
-            at_most=2 / outputs + 1e-12,
+        INACCURATE.found(
+            computed(float(accuracy[2].max()) / bound), "largest share of all pairs that it orders correctly"
         ),
     ]
 
 
-def best_of_statement(
-    probabilities: Tensor, ground_truth: Tensor, inverted: Tensor, generator: np.random.Generator
-) -> Statement:
+def best_of_finding(probabilities: Tensor, ground_truth: Tensor, inverted: Tensor) -> Finding:
     """Proposition 1: selection, unlike gradients, does not mind low variance."""
     accurate = best_of(probabilities, 0.001 * ground_truth, ground_truth)
     fast = best_of(probabilities, inverted, ground_truth)  # [knobs, seeds]
-    return Statement(
-        "for best-of-N a perfectly accurate reward model is the best one, however low its variance",
-        PAPER + "Proposition 1",
+    return BEST_OF.found(
+        student_interval((accurate - fast).amin(dim=0).numpy()),
         f"expected ground truth of best-of-{SAMPLES}, perfectly accurate rewards times 0.001 minus inverted rewards "
         "(the fast teacher above), the smallest difference over knobs",
-        mean_interval((accurate - fast).amin(dim=0).numpy(), generator=generator),
-        at_least=0.0,
     )
 
 

@@ -17,7 +17,7 @@ Training. Rewards are normalised by mean and std of 10 samples per prompt; RLOO 
 
 Measured. From 10 samples of the initial policy per prompt: reward variance, accuracies, harm-aware accuracies. After
 training: increase of the expected (normalised) proxy and ground truth reward. Correlations over reward models within
-each seed, their mean over seeds with a bootstrap interval over seeds, and a permutation p for that mean.
+each seed, their mean over seeds with Student's interval over seeds, and a permutation p for that mean.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from torch import Tensor
 
 from experiments.controlled_experiments.findings import Findings, Progress
 from experiments.controlled_experiments.teacher_bandit_figures import coefficient_titles, draw_scatter, draw_training
-from experiments.controlled_experiments.teacher_bandit_statements import SIX, control_statements, paper_statements
+from experiments.controlled_experiments.teacher_bandit_statements import SIX, control_findings, paper_findings
 from experiments.policies.ascent import Trajectory, ascend, log_spaced_steps, reward_gradient
 from experiments.policies.gradients import Estimator, sample_outputs
 from experiments.policies.softmax import SoftmaxPolicy, expected
-from experiments.reward_metrics import harm_aware
 from experiments.reward_metrics.accuracy import accuracy_on_pairs, on_policy_accuracy
+from experiments.reward_metrics.comparisons import pairs_of_samples
 from experiments.reward_metrics.correlations import CorrelationMethod, SeedCorrelation, correlation_over_seeds
+from experiments.reward_metrics.evaluation import accuracies
 from experiments.reward_metrics.variance import reward_variance
 from experiments.runs.seeds import SeedStreams
 
@@ -122,7 +123,7 @@ def teacher_bandit(
     increase = {name: (values[-1] - values[0]).numpy() for name, values in curves.items()}
 
     # Correlations ----------------------------------------------------------------------------------------------------
-    bootstrap = streams.numpy("bootstrap")
+    permutations = streams.numpy("bootstrap")
     groups = {SIX: models.papers}
     if random_reward_models:
         groups[f"{random_reward_models} random"] = slice(models.papers.stop, None)
@@ -135,7 +136,7 @@ def teacher_bandit(
                     result = correlation_over_seeds(
                         values[members],
                         change[members],
-                        generator=bootstrap,
+                        generator=permutations,
                         same_items=group == SIX,
                         method=method,
                         resamples=999,
@@ -143,8 +144,17 @@ def teacher_bandit(
                     if method is CorrelationMethod.pearson:
                         per_seed[group, name, outcome] = np.array(result.by_seed)
                     correlations.append(row_of(group, name, outcome, method, result, centred))
-    statements = (control_statements if centred else paper_statements)(
-        models.names, increase, properties, per_seed, bootstrap
+    early = int(np.argmin(np.abs(np.array(trajectory.steps) - steps / 4)))
+    statements = (
+        control_findings(increase, properties)
+        if centred
+        else paper_findings(
+            models.names,
+            increase,
+            (curves["ground_truth"][early] - curves["ground_truth"][0]).numpy(),
+            trajectory.steps[early],
+            per_seed,
+        )
     )
 
     table = [
@@ -259,27 +269,34 @@ def measure(models: RewardModels, sampled: Tensor, log_probability: Tensor) -> d
     variance = reward_variance(sampled)
     on_accuracy = on_policy_accuracy(sampled, truth.expand_as(sampled))
     off_accuracy = accuracy_on_pairs(models.off_policy_pairs, models.off_policy_pairs[:1])
-    pairs = harm_aware.pairs_of_samples(truth)
-    chosen, rejected = pairs.of(sampled)
-    logs, mask, mean = pairs.of(log_probability), pairs.mask, sampled.mean(-1)
     both = (on_accuracy + off_accuracy) / 2
-    return {
-        name: values.numpy()
-        for name, values in {
-            "variance": variance,
-            "on_policy_accuracy": on_accuracy,
-            "off_policy_accuracy": off_accuracy,
-            "mean_of_accuracies": both,
-            "mean_of_variance_and_accuracies": (variance + both) / 2,
-            "mean_of_variance_and_on_policy_accuracy": (variance + on_accuracy) / 2,
-            "accuracy": harm_aware.pairwise_accuracy(chosen, rejected, mask),
-            "harm_aware_accuracy": harm_aware.pairwise_harm_aware_accuracy(chosen, rejected, mean, mask),
-            "weighted_accuracy": harm_aware.pairwise_weighted_accuracy(chosen, rejected, *logs, mask),
-            "weighted_harm_aware_accuracy": harm_aware.pairwise_weighted_harm_aware_accuracy(
-                chosen, rejected, *logs, mean, mask
-            ),
-        }.items()
+    measured = {
+        "variance": variance,
+        "on_policy_accuracy": on_accuracy,
+        "off_policy_accuracy": off_accuracy,
+        "mean_of_accuracies": both,
+        "mean_of_variance_and_accuracies": (variance + both) / 2,
+        "mean_of_variance_and_on_policy_accuracy": (variance + on_accuracy) / 2,
     }
+    by_seed = [
+        accuracies_of_samples(sampled[:, seed].numpy(), truth[0, seed].numpy(), log_probability[0, seed].numpy())
+        for seed in range(sampled.shape[1])
+    ]
+    return {name: values.numpy() for name, values in measured.items()} | {
+        own: np.stack([found[name] for found in by_seed], axis=1)
+        for own, name in (
+            ("accuracy", "strict_accuracy"),
+            ("harm_aware_accuracy", "harm_aware_accuracy"),
+            ("weighted_accuracy", "weighted_accuracy"),
+            ("weighted_harm_aware_accuracy", "weighted_harm_aware_accuracy"),
+        )
+    }
+
+
+def accuracies_of_samples(rewards: np.ndarray, truth: np.ndarray, log_probability: np.ndarray) -> dict[str, np.ndarray]:
+    """Harm-aware accuracies over pairs of samples, [A] each: rewards [A, P, N], ground truth and log pi [P, N]."""
+    items = pairs_of_samples(rewards, truth, log_probability, log_probability)
+    return {name: values[0] for name, values in accuracies(np.ones((1, len(truth))), items).items()}
 
 
 def row_of(

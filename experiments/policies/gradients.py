@@ -19,7 +19,7 @@ class Estimator(StrEnum):
     exact_std = (
         "exact_std"  # the expectation divided by the std of the reward under the policy (GRPO for N to infinity)
     )
-    reinforce = "reinforce"  # advantage = reward, no baseline
+    no_baseline = "no_baseline"  # advantage = reward; `advantage=reinforce` of `rl-exp rlhf` takes off the batch mean
     rloo = "rloo"  # advantage = reward - mean of the other samples
     grpo = "grpo"  # advantage = (reward - mean) / (std + 1e-4), std with N - 1 as in TRL
     grpo_without_std = "grpo_without_std"  # advantage = reward - mean (Dr. GRPO)
@@ -71,7 +71,7 @@ def sample_outputs(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 def advantages(rewards: Tensor, estimator: Estimator) -> Tensor:
     """Advantages of N sampled rewards per prompt, [A, S, P, N] -> [A, S, P, N]. ValueError for too few samples."""
     samples = rewards.shape[-1]
-    if estimator is Estimator.reinforce:
+    if estimator is Estimator.no_baseline:
         return rewards
     if samples < 2:
         raise ValueError(f"{estimator} compares the samples of a prompt: it needs at least 2 samples, not {samples}")

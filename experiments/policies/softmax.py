@@ -93,17 +93,26 @@ def tabular_policy(probabilities: Tensor, temperature: float = 1.0) -> SoftmaxPo
 def log_linear_policy(probabilities: Tensor, features: Tensor, temperature: float = 1.0) -> SoftmaxPolicy:
     """The log-linear policy [A, S, P, O] with features [A, S, P, O, D]; weights fit the log-probabilities.
 
-    Least squares, as in the official controlled experiments of the imperfect-rewards paper. ValueError where these
-    features cannot produce these probabilities.
+    Least squares, as in the official controlled experiments of the imperfect-rewards paper. Logits matter up to a
+    constant per prompt: where no weights give the log-probabilities themselves, both sides are centred per prompt.
+    ValueError where these features cannot produce these probabilities.
     """
     check_probabilities(probabilities)
     arms = max(probabilities.shape[0], features.shape[0])
     seeds = max(probabilities.shape[1], features.shape[1])
-    rows = features.flatten(2, 3).expand(arms, seeds, -1, -1)
-    targets = (temperature * probabilities.log()).flatten(2, 3).expand(arms, seeds, -1)
-    weights = torch.linalg.lstsq(rows, targets[..., None], driver="gelsd").solution[..., 0]
-    policy = SoftmaxPolicy(weights, features, temperature)
-    gap = float((policy.probabilities() - probabilities).abs().max())
+    logits = temperature * probabilities.log()
+
+    def fitted(phi: Tensor, targets: Tensor) -> tuple[SoftmaxPolicy, float]:
+        rows = phi.flatten(2, 3).expand(arms, seeds, -1, -1)
+        columns = targets.flatten(2, 3).expand(arms, seeds, -1)[..., None]
+        policy = SoftmaxPolicy(
+            torch.linalg.lstsq(rows, columns, driver="gelsd").solution[..., 0], features, temperature
+        )
+        return policy, float((policy.probabilities() - probabilities).abs().max())
+
+    policy, gap = fitted(features, logits)
+    if gap > 1e-6:
+        policy, gap = fitted(features - features.mean(-2, keepdim=True), logits - logits.mean(-1, keepdim=True))
     if gap > 1e-6:
         raise ValueError(
             f"no weights give these probabilities with these features (they miss by {gap:.2g}): "

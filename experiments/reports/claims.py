@@ -1,8 +1,7 @@
-"""The ledger: claims of the papers, the parts into which they are tested, and verdicts that follow from the parts."""
+"""The ledger: claims of the papers, the statements into which they are tested, and verdicts that follow from them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,18 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.reward_metrics.correlations import Interval
-from experiments.reward_metrics.statements import Statement, Verdict
+from experiments.reports.findings_table import VERDICT_COLOURS as FINDING_COLOURS
+from experiments.reports.findings_table import effect_text
+from experiments.reward_metrics.statements import Finding, Kind, Statement, Verdict
 
 NO_EVIDENCE = "no evidence yet"
+PARTLY = "partly measured"
 VERDICT_COLOURS = {
-    str(Verdict.reproduced): "green",
-    str(Verdict.not_reproduced): "red",
-    str(Verdict.inconclusive): "yellow",
+    **{str(verdict): colour for verdict, colour in FINDING_COLOURS.items()},
+    PARTLY: "cyan",
     NO_EVIDENCE: "dim",
 }
+VERDICTS = tuple(VERDICT_COLOURS)
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,56 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Part:
-    """One rule of a claim, and what the evidence says of it."""
+    """One statement of a claim, and what the evidence says of it."""
 
-    says: str
-    region: str
-    evidence: str
-    counts: bool
-    statements: tuple[Statement, ...] | None  # None: no evidence
-    interval: str = "95 % interval"  # what the intervals are
+    statement: Statement
+    evidence: Evidence
+    findings: tuple[Finding, ...] | None  # None: no evidence
+
+    @property
+    def says(self) -> str:
+        """The statement in words."""
+        return self.statement.says
+
+    @property
+    def counts(self) -> bool:
+        """Whether the claim's verdict rests on it, too."""
+        return self.statement.counts
 
     @property
     def verdict(self) -> str:
-        """All statements have to hold; one that fails decides. Evidence without the rows asked for is inconclusive."""
-        return NO_EVIDENCE if self.statements is None else _all_of([str(item.verdict) for item in self.statements])
+        """All findings have to hold; one that fails decides. Evidence without the rows asked for is inconclusive."""
+        return NO_EVIDENCE if self.findings is None else _all_of([str(item.verdict) for item in self.findings])
+
+    @property
+    def exploratory(self) -> bool:
+        """Whether the evidence is not of a day after the rule: then it may have been seen when the rule was made."""
+        return self.findings is not None and self.evidence.date[:10] <= self.statement.ruled
+
+    @property
+    def note(self) -> str:
+        """What a reader must know beside the verdict: why it does not count, and whether it is exploratory."""
+        words = [self.statement.why_not_counted and f"beside the verdict: {self.statement.why_not_counted}"]
+        words += ["exploratory" if self.exploratory else ""]
+        return "; ".join(word for word in words if word)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "id": self.statement.id,
+            "says": self.says,
+            "source": self.statement.source,
+            "kind": str(self.statement.kind),
+            "counts": self.counts,
+            "why_not_counted": self.statement.why_not_counted,
+            "unit": self.statement.unit or "exact",
+            "holds": self.statement.region,
+            "ruled": self.statement.ruled,
+            "exploratory": self.exploratory,
+            "evidence": self.evidence.name,
+            "verdict": self.verdict,
+            "findings": [item.as_dict() | {"drawn": item.drawn} for item in self.findings or ()],
+        }
 
 
 @dataclass(frozen=True)
@@ -71,32 +109,37 @@ class Entry:
 
     @property
     def counted(self) -> list[Part]:
-        """The parts that the verdict rests on: those that count and have evidence."""
-        return [part for part in self.parts if part.counts and part.statements is not None]
+        """The parts that the verdict rests on: the paper's own that have evidence."""
+        return [part for part in self.parts if part.counts and part.findings is not None]
 
     @property
     def verdict(self) -> str:
-        """All counted parts have to hold; one that fails decides."""
-        return _all_of([part.verdict for part in self.counted]) if self.counted else NO_EVIDENCE
+        """All counted parts have to hold; one that fails decides. Reproduced only where none is without evidence."""
+        if not self.counted:
+            return NO_EVIDENCE
+        verdict = _all_of([part.verdict for part in self.counted])
+        complete = all(part.findings is not None for part in self.parts if part.counts)
+        return verdict if complete or verdict != Verdict.reproduced else PARTLY
 
     @property
     def deciding(self) -> Part | None:
         """The part to look at first: the first whose verdict is the claim's."""
-        return next((part for part in self.counted if part.verdict == self.verdict), None)
+        same = (part for part in self.counted if part.verdict == self.verdict)
+        return next(same, self.counted[0] if self.counted else None)
 
     @property
     def reproduced(self) -> int:
         """How many of the counted parts are."""
         return sum(part.verdict == Verdict.reproduced for part in self.counted)
 
-    def scale_of(self, part: Part) -> str:
-        """What the part was measured on."""
-        return next(item.scale for item in self.evidence if item.name == part.evidence)
-
     @property
-    def missing(self) -> list[Evidence]:
-        """Evidence that is not there."""
-        return [item for item in self.evidence if item.place is None]
+    def summary(self) -> str:
+        """`2 of 4 parts, 1 exploratory; 1 check`."""
+        exploratory = sum(part.exploratory for part in self.counted)
+        checks = sum(part.statement.kind is Kind.check and part.findings is not None for part in self.parts)
+        text = f"{self.reproduced} of {len(self.counted)} part{'' if len(self.counted) == 1 else 's'}"
+        text += f", {exploratory} exploratory" if exploratory else ""
+        return text + (f"; {checks} check{'' if checks == 1 else 's'}" if checks else "")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -108,20 +151,10 @@ class Entry:
             "source": self.source,
             "published": self.published,
             "verdict": self.verdict,
+            "exploratory": any(part.exploratory for part in self.counted),
             "parts_reproduced": self.reproduced,
             "parts_measured": len(self.counted),
-            "parts": [
-                {
-                    "says": part.says,
-                    "holds": part.region,
-                    "evidence": part.evidence,
-                    "counts": part.counts,
-                    "interval": part.interval,
-                    "verdict": part.verdict,
-                    "statements": [item.as_dict() for item in part.statements or ()],
-                }
-                for part in self.parts
-            ],
+            "parts": [part.as_dict() for part in self.parts],
             "evidence": [
                 {
                     "name": item.name,
@@ -147,31 +180,17 @@ def _all_of(verdicts: Sequence[str]) -> str:
     return str(Verdict.inconclusive)
 
 
-def effect_text(effect: Interval) -> str:
-    """`1.61 [1.52, 1.7]`; computed numbers have no interval."""
-    if math.isnan(effect.value):
-        return "not measured"
-    value = _number(effect.value)
-    if math.isnan(effect.low):
-        return f"{value} (no interval)"
-    if effect.low == effect.high:
-        return f"{value} (exact)" if effect.n == 1 else value
-    return f"{value} [{_number(effect.low)}, {_number(effect.high)}]"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
-
-
 def part_effects(part: Part, most: int = 4) -> str:
-    """Effects of a part's statements, with n."""
-    items = part.statements or ()
-    texts = [effect_text(item.effect) for item in items[:most]]
+    """`after 30 updates: -0.023 [-0.029, -0.017]; ..., n = 10 seeds`: what was found, and what intervals are over."""
+    items = part.findings or ()
+    if not items:
+        return "the evidence has no such row"
+    several = len(items) > 1
+    texts = [(f"{item.case}: " if several and item.case else "") + effect_text(item.effect) for item in items[:most]]
     more = f" and {len(items) - most} more" if len(items) > most else ""
-    counts = sorted({item.effect.n for item in items if item.effect.n > 1})
-    n = "" if not counts else f", n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
-    kind = "" if part.interval.startswith("95") or not counts else f" ({part.interval})"
-    return ("; ".join(texts) + more + n + kind) if texts else "the evidence has no such row"
+    drawn = [item.drawn for item in items if item.drawn not in ("", "exact")]
+    n = f", n = {' or '.join(dict.fromkeys((drawn[0], drawn[-1])))}" if drawn else ""
+    return "; ".join(texts) + more + n
 
 
 def ledger_table(entries: Sequence[Entry], *, details: bool = False) -> Table:
@@ -183,14 +202,12 @@ def ledger_table(entries: Sequence[Entry], *, details: bool = False) -> Table:
         colour = VERDICT_COLOURS[entry.verdict]
         verdict = f"[{colour}]{entry.verdict}[/]"
         if entry.counted:
-            verdict += (
-                f"\n[dim]{entry.reproduced} of {len(entry.counted)} part{'' if len(entry.counted) == 1 else 's'}[/]"
-            )
+            verdict += f"\n[dim]{entry.summary}[/]"
         lines = [f"[bold]{escape(entry.title)}[/]  [dim]{entry.name}[/]"]
         if details:
             lines += [escape(entry.statement), f"[dim]{escape(entry.paper)}, {escape(entry.source)}[/]"]
         lines.append(f"paper: {escape(entry.published)}")
-        shown = entry.parts if details else [part for part in entry.counted if part.statements is not None]
+        shown = entry.parts if details else [part for part in entry.parts if part.findings is not None]
         lines += [_part_line(part) for part in shown]
         for item in entry.evidence:
             if item.problem:
@@ -218,6 +235,6 @@ def _runs_of(item: Evidence) -> str:
 def _part_line(part: Part) -> str:
     colour = VERDICT_COLOURS[part.verdict]
     mark = {"reproduced": "+", "not reproduced": "-", "inconclusive": "?"}.get(part.verdict, "·")
-    beside = "" if part.counts else " [dim](beside the verdict)[/]"
-    found = "" if part.statements is None else f": [bold]{escape(part_effects(part))}[/]"
-    return f"[{colour}]{mark}[/] {escape(part.says)}{found} [dim](holds {escape(part.region)})[/]{beside}"
+    found = "" if part.findings is None else f": [bold]{escape(part_effects(part))}[/]"
+    note = f" [dim]({escape(part.note)})[/]" if part.note else ""
+    return f"[{colour}]{mark}[/] {escape(part.says)}{found} [dim](holds {escape(part.statement.region)})[/]{note}"

@@ -23,7 +23,7 @@ from experiments.reward_metrics.properties import PROPERTIES
 Floats = NDArray[np.float64]
 
 FEWEST_REWARD_MODELS = 3
-FEWEST_FOR_AN_INTERVAL = 6  # a bootstrap of fewer points draws little else than the points themselves
+FEWEST_FOR_AN_INTERVAL = 6  # an interval of fewer reward models says nothing but that they are few
 RESAMPLES = 1999
 # Counts and log-scale companions of the accuracies: reported per arm, but no predictors.
 NO_PREDICTORS = ("comparisons", "effective_comparisons")

@@ -1,28 +1,28 @@
 """The effects that statements on a sweep are judged by, with their intervals.
 
-Over reward models (correlations): the wider of a percentile bootstrap and Fisher's interval, because a bootstrap of a
-dozen points is too narrow. Over seeds (differences between arms): Student's t on differences within seeds, which share
-prompts and sampling noise. "The best" arm is always chosen by the other seeds, so that its luck does not count.
+The interval is over what was drawn independently. Over reward models (correlations): Fisher's with Student's quantile,
+and none from fewer than six. Over seeds (differences between arms): Student's t on differences within seeds, which
+share prompts and sampling noise. Where there are two levels (pairs of constraints, policies), the means over seeds of
+the upper one. "The best" arm is always chosen by the other seeds, so that its luck does not count.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from experiments.reports.rlhf_correlations import FEWEST_FOR_AN_INTERVAL, increase_values, property_values
-from experiments.reports.rlhf_increases import Outcome, Point, best_arm_values, no_interval, paired, points_of
+from experiments.reports.rlhf_increases import Outcome, Point, paired, points_of
 from experiments.reports.rlhf_runs import Arm, Setting
 from experiments.reward_metrics.correlations import (
     Interval,
+    chosen_by_other_seeds,
     correlation_difference,
     fisher_interval,
+    no_interval,
     student_interval,
 )
-
-ABOVE_ZERO = math.ulp(0)  # "is positive": an effect of exactly 0 is none
 
 
 def steps_of(setting: Setting) -> list[Point]:
@@ -48,30 +48,24 @@ def last_kl_point(setting: Setting) -> Point | None:
 def best_minus(arms: Sequence[Arm], other: Arm, outcome: Outcome, point: Point) -> Interval:
     """The best of some arms, chosen by the other seeds, minus another arm, within seeds."""
     seeds, values = paired([*arms, other], outcome, point)
-    return student_interval(best_arm_values(values[:-1]) - values[-1]) if len(seeds) >= 2 else no_interval()
+    return student_interval(chosen_by_other_seeds(values[:-1]) - values[-1]) if len(seeds) >= 2 else no_interval()
 
 
-def correlation_effect(
-    setting: Setting, name: str, outcome: Outcome, point: Point, generator: np.random.Generator
-) -> Interval:
-    """Over reward models, with the wider of the two intervals on either side."""
+def correlation_effect(setting: Setting, name: str, outcome: Outcome, point: Point) -> Interval:
+    """Correlation of a property with an increase, over reward models."""
     first, second = property_values(setting, name), increase_values(setting, outcome, point)
-    whole = np.isfinite(first) & np.isfinite(second)
-    if whole.sum() < 3:
-        return no_interval()
-    return fisher_interval(first[whole], second[whole], generator=generator)
+    known = np.isfinite(first) & np.isfinite(second)
+    return of_enough(fisher_interval(first[known], second[known])) if known.sum() >= 3 else no_interval()
 
 
-def correlation_gap(
-    setting: Setting, first: str, second: str, outcome: Outcome, point: Point, generator: np.random.Generator
-) -> Interval:
-    """Correlation of one property minus that of another; no interval from fewer than six reward models."""
+def correlation_gap(setting: Setting, first: str, second: str, outcome: Outcome, point: Point) -> Interval:
+    """Correlation of one property minus that of another, over reward models."""
     a, b = property_values(setting, first), property_values(setting, second)
     y = increase_values(setting, outcome, point)
-    whole = np.isfinite(a) & np.isfinite(b) & np.isfinite(y)
-    if whole.sum() < 3:
-        return no_interval()
-    gap = correlation_difference(a[whole], b[whole], y[whole], generator=generator)
-    if gap.n < FEWEST_FOR_AN_INTERVAL:
-        return Interval(gap.value, math.nan, math.nan, gap.n)
-    return gap
+    known = np.isfinite(a) & np.isfinite(b) & np.isfinite(y)
+    return of_enough(correlation_difference(a[known], b[known], y[known])) if known.sum() >= 3 else no_interval()
+
+
+def of_enough(effect: Interval) -> Interval:
+    """The effect, without an interval where it rests on fewer than six."""
+    return effect if effect.n >= FEWEST_FOR_AN_INTERVAL else no_interval(effect.value, effect.n)

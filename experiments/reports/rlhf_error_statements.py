@@ -1,4 +1,4 @@
-"""What a sweep says of When Errors Can Be Beneficial (arXiv 2604.25872): each rule beside its statement."""
+"""What a sweep says of When Errors Can Be Beneficial (arXiv 2604.25872): each statement, and what finds it."""
 
 from __future__ import annotations
 
@@ -7,138 +7,188 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.reports.rlhf_effects import ABOVE_ZERO, correlation_effect, correlation_gap, steps_of
+from experiments.reports.rlhf_effects import correlation_effect, correlation_gap, of_enough, steps_of
 from experiments.reports.rlhf_increases import Outcome, paired, paired_difference
 from experiments.reports.rlhf_runs import Setting
-from experiments.reward_metrics.correlations import fisher_interval, student_interval
-from experiments.reward_metrics.statements import Statement
+from experiments.reward_metrics.correlations import Interval, fisher_interval, student_interval
+from experiments.reward_metrics.statements import Finding, Statement
 
 ERRORS = "When Errors Can Be Beneficial, "
-
-
-def harm_aware(settings: Sequence[Setting], generator: np.random.Generator) -> list[Statement]:
-    """Which accuracy predicts best, and what harmful and beneficial errors do; within each setting."""
-    return [item for setting in settings for item in _harm_aware(setting, generator)]
-
-
-def _harm_aware(setting: Setting, generator: np.random.Generator) -> list[Statement]:
-    end = steps_of(setting)[-1]
-    within = f" ({setting.label})" if setting.label else ""
-    over = f"with the ground truth increase at {end.label}, over reward models"
-    statements = []
-    if len(setting.reward_models) >= 3:
-        statements += [
-            Statement(
-                f"harm-aware accuracy correlates better with the ground truth increase than accuracy{within}",
-                ERRORS + "Figure 3",
-                f"difference of Pearson's r {over}: HAcc minus Acc",
-                correlation_gap(
-                    setting, "harm_aware_accuracy", "strict_accuracy", Outcome.ground_truth, end, generator
-                ),
-                at_least=ABOVE_ZERO,
-            ),
-            Statement(
-                f"harm-aware accuracy predicts the ground truth increase{within}",
-                ERRORS + "Figure 3",
-                f"Pearson's r {over}",
-                correlation_effect(setting, "harm_aware_accuracy", Outcome.ground_truth, end, generator),
-                at_least=ABOVE_ZERO,
-            ),
-            Statement(
-                f"but weakly: its correlation stays below .4{within}",
-                ERRORS + "Figure 3",
-                f"Pearson's r {over}",
-                correlation_effect(setting, "harm_aware_accuracy", Outcome.ground_truth, end, generator),
-                at_most=0.4,
-            ),
-        ]
-        weighted = "length_normalised_weighted_harm_aware_accuracy"
-        if weighted in setting.property_names:
-            statements.append(
-                Statement(
-                    f"weighting by probability is no gain{within}",
-                    ERRORS + "Figure 3",
-                    f"difference of Pearson's r {over}: HAcc-W per token minus HAcc",
-                    correlation_gap(setting, weighted, "harm_aware_accuracy", Outcome.ground_truth, end, generator),
-                    at_most=0.0,
-                )
-            )
-    truth = setting.arm("ground_truth")
-    for family, claim, sign in (
-        ("overpaying", "overpaying a bad output is harmful: it teaches less than the ground truth", -1),
-        ("suppressing", "suppressing mediocre outputs is beneficial: it teaches more than the ground truth", 1),
-    ):
-        arm = next((arm for arm in setting.arms if arm.runs[0].family == family), None)
-        if truth is not None and arm is not None:
-            statements.append(
-                Statement(
-                    claim + within,
-                    ERRORS + "section 3",
-                    f"ground truth increase at {end.label}, within seeds: {arm.label} minus ground truth",
-                    paired_difference(arm, truth, Outcome.ground_truth, end),
-                    **({"at_least": ABOVE_ZERO} if sign > 0 else {"at_most": -ABOVE_ZERO}),
-                )
-            )
-    return statements
-
-
-# Section 5: partial credit --------------------------------------------------------------------------------
-
+FIRST = "2026-11-25"  # before the sweeps that are published
+REVIEW = "2026-11-30"
 UNEVEN, EVEN = 4.0, 2.0  # one constraint is met so many times as often as the other before training
 HANDICAP = 0.05  # of the ground truth reward: less is "no handicap"
 
+HARM_AWARE_BETTER = Statement(
+    id="rlhf.harm_aware_better",
+    says="harm-aware accuracy correlates better with the ground truth increase than accuracy",
+    source=ERRORS + "Figure 3",
+    unit="reward models",
+    ruled=FIRST,
+    above=0.0,
+)
+HARM_AWARE_PREDICTS = Statement(
+    id="rlhf.harm_aware_predicts",
+    says="harm-aware accuracy predicts the ground truth increase",
+    source=ERRORS + "Figure 3",
+    unit="reward models",
+    ruled=FIRST,
+    above=0.0,
+)
+HARM_AWARE_WEAK = Statement(
+    id="rlhf.harm_aware_weak",
+    says="but weakly: the correlation of harm-aware accuracy stays below .4",
+    source=ERRORS + "Figure 3",
+    unit="reward models",
+    ruled=FIRST,
+    at_most=0.4,
+)
+WEIGHTING = Statement(
+    id="rlhf.weighting",
+    says="weighting harm-aware accuracy by probability is no gain",
+    source=ERRORS + "Figure 3",
+    unit="reward models",
+    ruled=FIRST,
+    at_most=0.0,
+)
+OVERPAYING = Statement(
+    id="rlhf.overpaying",
+    says="overpaying a bad output is harmful: it teaches less than the ground truth",
+    source=ERRORS + "section 3",
+    unit="seeds",
+    ruled=FIRST,
+    below=0.0,
+)
+SUPPRESSING = Statement(
+    id="rlhf.suppressing",
+    says="suppressing mediocre outputs is beneficial: it teaches more than the ground truth",
+    source=ERRORS + "section 3",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+UNEVEN_PAIRS = Statement(
+    id="rlhf.uneven_pairs",
+    says=f"where one constraint is met at least {UNEVEN:g} times as often as the other at the start, binary credit "
+    "teaches better",
+    source=ERRORS + "section 5",
+    unit="pairs of constraints",
+    ruled=REVIEW,
+    above=0.0,
+)
+EVEN_PAIRS = Statement(
+    id="rlhf.even_pairs",
+    says=f"where both constraints are met equally often up to {EVEN:g} times, partial credit is no handicap of more "
+    f"than {HANDICAP:g}",
+    source=ERRORS + "section 5",
+    unit="pairs of constraints",
+    ruled=REVIEW,
+    at_least=-HANDICAP,
+)
+UNEVENNESS = Statement(
+    id="rlhf.unevenness",
+    says="the more unevenly two constraints are met at the start, the more binary credit gains",
+    source=ERRORS + "section 5",
+    unit="pairs of constraints",
+    ruled=REVIEW,
+    above=0.0,
+)
+STATEMENTS = (
+    HARM_AWARE_BETTER, HARM_AWARE_PREDICTS, HARM_AWARE_WEAK, WEIGHTING, OVERPAYING, SUPPRESSING, UNEVEN_PAIRS,
+    EVEN_PAIRS, UNEVENNESS,
+)  # fmt: skip
 
-def partial_credit(settings: Sequence[Setting], generator: np.random.Generator) -> list[Statement]:
+
+def harm_aware(settings: Sequence[Setting]) -> list[Finding]:
+    """Which accuracy predicts best, and what harmful and beneficial errors do; within each setting."""
+    return [item for setting in settings for item in (*_accuracies(setting), *_errors(setting))]
+
+
+def _accuracies(setting: Setting) -> list[Finding]:
+    if len(setting.reward_models) < 3:
+        return []
+    end, truth = steps_of(setting)[-1], Outcome.ground_truth
+    over = f"with the ground truth increase at {end.label}, over reward models"
+    gap = correlation_gap(setting, "harm_aware_accuracy", "strict_accuracy", truth, end)
+    alone = correlation_effect(setting, "harm_aware_accuracy", truth, end)
+    findings = [
+        HARM_AWARE_BETTER.found(gap, f"difference of Pearson's r {over}: HAcc minus Acc", case=setting.label),
+        HARM_AWARE_PREDICTS.found(alone, f"Pearson's r {over}", case=setting.label),
+        HARM_AWARE_WEAK.found(alone, f"Pearson's r {over}", case=setting.label),
+    ]
+    weighted = "length_normalised_weighted_harm_aware_accuracy"
+    if weighted in setting.property_names:
+        gap = correlation_gap(setting, weighted, "harm_aware_accuracy", truth, end)
+        measured = f"difference of Pearson's r {over}: HAcc-W per token minus HAcc"
+        findings.append(WEIGHTING.found(gap, measured, case=setting.label))
+    return findings
+
+
+def _errors(setting: Setting) -> list[Finding]:
+    end, truth = steps_of(setting)[-1], setting.arm("ground_truth")
+    findings = []
+    for family, statement in (("overpaying", OVERPAYING), ("suppressing", SUPPRESSING)):
+        arm = next((arm for arm in setting.arms if arm.runs[0].family == family), None)
+        if truth is not None and arm is not None:
+            measured = f"ground truth increase at {end.label}, within seeds: {arm.label} minus ground truth"
+            difference = paired_difference(arm, truth, Outcome.ground_truth, end)
+            findings.append(statement.found(difference, measured, case=setting.label))
+    return findings
+
+
+# Section 5: partial credit --------------------------------------------------------------------------------------------
+
+
+def partial_credit(settings: Sequence[Setting]) -> list[Finding]:
     """Binary against partial credit for pairs of constraints, by how unevenly they are met before training."""
-    uneven, even, ratios, gaps = [], [], [], []
+    pairs = []
     for setting in settings:
         binary, partial = setting.arm("binary_credit"), setting.arm("partial_credit")
         ratio = _unevenness(setting)
         if binary is None or partial is None or math.isnan(ratio):
             continue
         seeds, values = paired([binary, partial], Outcome.ground_truth, steps_of(setting)[-1])
-        if not seeds:
-            continue
-        gap = values[0] - values[1]
-        ratios.append(math.log(ratio))
-        gaps.append(float(gap.mean()))
-        if ratio >= UNEVEN:
-            uneven += gap.tolist()
-        elif ratio <= EVEN:
-            even += gap.tolist()
-    where = "ground truth increase at the end, within seeds, over pairs of constraints"
-    statements = []
-    if uneven:
-        statements.append(
-            Statement(
-                "where one constraint is easy at the start and the other rare, binary credit teaches better",
-                ERRORS + "section 5",
-                f"{where} of which one is met at least {UNEVEN:g} times as often: binary minus partial credit",
-                student_interval(uneven),
-                at_least=ABOVE_ZERO,
-            )
+        if seeds:
+            pairs.append((ratio, values[0] - values[1]))
+    return pair_findings(pairs)
+
+
+def pair_findings(pairs: Sequence[tuple[float, np.ndarray]]) -> list[Finding]:
+    """Of pairs of constraints: ratio of the rates at the start, and binary minus partial credit by seed.
+
+    Pairs are the unit, each with its mean over seeds: seeds of one pair say nothing of another pair.
+    """
+    uneven = [gap for ratio, gap in pairs if ratio >= UNEVEN]
+    even = [-gap for ratio, gap in pairs if ratio <= EVEN]
+    where = "ground truth increase at the end, within seeds, mean over pairs"
+    findings = []
+    for statement, gaps, contrast in (
+        (UNEVEN_PAIRS, uneven, "binary minus partial credit"),
+        (EVEN_PAIRS, even, "partial minus binary credit"),
+    ):
+        if gaps:
+            by_pair = [float(gap.mean()) for gap in gaps]
+            measured = f"{where}: {contrast}; by pair {', '.join(f'{value:+.3f}' for value in by_pair)}"
+            findings.append(statement.found(student_interval(by_pair), measured, sample=_pairs_and_seeds(gaps)))
+    if len(pairs) >= 4:
+        effect: Interval = fisher_interval(
+            [math.log(ratio) for ratio, _ in pairs], [float(gap.mean()) for _, gap in pairs]
         )
-    if even:
-        statements.append(
-            Statement(
-                "where both constraints are about equally easy, partial credit is no handicap",
-                ERRORS + "section 5",
-                f"{where} that are met equally often up to {EVEN:g} times: partial minus binary credit",
-                student_interval([-value for value in even]),
-                at_least=-HANDICAP,
-            )
-        )
-    if len(ratios) >= 4:
-        statements.append(
-            Statement(
-                "the more unevenly two constraints are met at the start, the more binary credit gains",
-                ERRORS + "section 5",
+        findings.append(
+            UNEVENNESS.found(
+                of_enough(effect),
                 "Pearson's r over pairs of constraints: log ratio of initial rates with binary minus partial credit",
-                fisher_interval(np.array(ratios), np.array(gaps), generator=generator),
-                at_least=ABOVE_ZERO,
+                sample=_pairs_and_seeds([gap for _, gap in pairs]),
             )
         )
-    return statements
+    return findings
+
+
+def _pairs_and_seeds(gaps: Sequence[np.ndarray]) -> str:
+    """`2 pairs x 3 seeds`."""
+    seeds = sorted({len(gap) for gap in gaps})
+    number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"{len(gaps)} pair{'' if len(gaps) == 1 else 's'} x {number} seed{'' if number == '1' else 's'}"
 
 
 def _unevenness(setting: Setting) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.reports.rlhf_runs import Arm, Curve, RlhfRun, Setting
-from experiments.reward_metrics.correlations import Interval, student_interval
+from experiments.reward_metrics.correlations import Interval, no_interval, student_interval
 
 Floats = NDArray[np.float64]
 
@@ -118,19 +118,3 @@ def paired_difference(first: Arm, second: Arm, outcome: Outcome, point: Point) -
     """Increase of the first arm minus that of the second, mean over the seeds that both have."""
     seeds, values = paired([first, second], outcome, point)
     return student_interval(values[0] - values[1]) if seeds else no_interval()
-
-
-def best_arm_values(values: Floats) -> Floats:
-    """What the best arm reaches, [arms, S] -> [S], without the luck of having been chosen.
-
-    For each seed the best arm is chosen by the other seeds, and read on this one. NaN with fewer than two seeds.
-    """
-    if values.shape[1] < 2:
-        return np.full(values.shape[1], math.nan)
-    others = (values.sum(axis=1, keepdims=True) - values) / (values.shape[1] - 1)
-    return values[others.argmax(axis=0), np.arange(values.shape[1])]
-
-
-def no_interval() -> Interval:
-    """Of something that was not measured."""
-    return Interval(math.nan, math.nan, math.nan, 0)

@@ -1,4 +1,4 @@
-"""What a sweep says of over-optimisation (Gao, Schulman and Hilton, 2210.10760): each rule beside its statement."""
+"""What a sweep says of over-optimisation (Gao, Schulman and Hilton, 2210.10760): each statement, and what finds it."""
 
 from __future__ import annotations
 
@@ -7,41 +7,58 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.reports.rlhf_effects import ABOVE_ZERO
-from experiments.reports.rlhf_increases import no_interval, value_at_step
+from experiments.reports.rlhf_increases import value_at_step
 from experiments.reports.rlhf_runs import Arm, RlhfRun, Setting
-from experiments.reward_metrics.correlations import Interval, student_interval
-from experiments.reward_metrics.statements import Statement
+from experiments.reward_metrics.correlations import Interval, no_interval, student_interval
+from experiments.reward_metrics.statements import Finding, Statement
 
 FEWEST_LOOKS = 4  # behind a fit of two coefficients
+FIRST = "2026-11-25"  # before the sweeps that are published
 GAO = "Scaling Laws for Reward Model Overoptimization (2210.10760), "
 
 
-def over_optimisation(settings: Sequence[Setting], generator: np.random.Generator) -> list[Statement]:
+PEAK = Statement(
+    id="rlhf.behind_its_peak",
+    says="trained on for long, the ground truth falls behind its peak",
+    source=GAO + "Figure 1",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+PROXY_RISES = Statement(
+    id="rlhf.proxy_rises_on",
+    says="while the proxy goes on rising",
+    source=GAO + "Figure 1",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+MORE_PAIRS = Statement(
+    id="rlhf.more_pairs",
+    says="more preference pairs move the ground truth's peak to a higher KL divergence",
+    source=GAO + "section 3.3",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+STATEMENTS = (PEAK, PROXY_RISES, MORE_PAIRS)
+
+
+def over_optimisation(settings: Sequence[Setting]) -> list[Finding]:
     """Proxies rise on while the ground truth falls; within each setting."""
     return [item for setting in settings for item in _over_optimisation(setting)]
 
 
-def _over_optimisation(setting: Setting) -> list[Statement]:
-    within = f" ({setting.label})" if setting.label else ""
-    statements = []
+def _over_optimisation(setting: Setting) -> list[Finding]:
+    findings, case = [], setting.label
     if setting.reward_models:
         falls, rises = _after_the_peak(setting.reward_models)
         by = "mean over reward models, within seeds; each peak is chosen by the other seeds"
-        statements += [
-            Statement(
-                f"trained on for long, the ground truth falls behind its peak{within}",
-                GAO + "Figure 1",
-                f"ground truth at its peak minus at the end, {by}",
-                falls,
-                at_least=ABOVE_ZERO,
-            ),
-            Statement(
-                f"while the proxy goes on rising{within}",
-                GAO + "Figure 1",
-                f"proxy at the end minus at the peak of the ground truth, {by}",
-                rises,
-                at_least=ABOVE_ZERO,
+        sample = f"{falls.n} seeds, in each the same {len(setting.reward_models)} reward models" if falls.n else ""
+        findings += [
+            PEAK.found(falls, f"ground truth at its peak minus at the end, {by}", case=case, sample=sample),
+            PROXY_RISES.found(
+                rises, f"proxy at the end minus at the peak of the ground truth, {by}", case=case, sample=sample
             ),
         ]
     by_pairs = _arms_by_pairs(setting)
@@ -49,16 +66,9 @@ def _over_optimisation(setting: Setting) -> list[Statement]:
         (fewest, few), (most, many) = by_pairs[0], by_pairs[-1]
         seeds = sorted(set(few.seeds) & set(many.seeds))
         gaps = [_kl_at_peak(many.runs[many.seeds.index(s)]) - _kl_at_peak(few.runs[few.seeds.index(s)]) for s in seeds]
-        statements.append(
-            Statement(
-                f"more preference pairs move the ground truth's peak to a higher KL divergence{within}",
-                GAO + "section 3.3",
-                f"KL at the peak, reward model of {most} pairs minus that of {fewest}, within seeds",
-                student_interval(gaps) if gaps else no_interval(),
-                at_least=ABOVE_ZERO,
-            )
-        )
-    return statements
+        measured = f"KL at the peak, reward model of {most} pairs minus that of {fewest}, within seeds"
+        findings.append(MORE_PAIRS.found(student_interval(gaps) if gaps else no_interval(), measured, case=case))
+    return findings
 
 
 def _after_the_peak(arms: Sequence[Arm]) -> tuple[Interval, Interval]:

@@ -6,7 +6,7 @@ Per arm: the reward model's properties before training, and the increases of pro
 at fixed KL divergence. Over reward models: the correlation of every property with both increases. Then the papers'
 statements with verdicts, and figures. Nothing is computed again; unfinished and damaged runs are left out and named.
 
-Leaves comparison.json (arms, statements, correlations of the chief properties), comparison.parquet (one row per run),
+Leaves comparison.json (arms, statements, correlations of the main properties), comparison.parquet (one row per run),
 correlations.parquet (of every property), statements.json and figures/.
 """
 
@@ -24,13 +24,14 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 
+from experiments.reports.findings_table import findings_table
 from experiments.reports.rlhf_correlations import correlation_rows
 from experiments.reports.rlhf_figures import draw_all
 from experiments.reports.rlhf_increases import Outcome, increase, mean_increase, points_of
 from experiments.reports.rlhf_over_optimisation import over_optimisation_fit
 from experiments.reports.rlhf_runs import Arm, Setting, group_runs, read_runs
-from experiments.reports.rlhf_statements import statements_of
-from experiments.reports.rlhf_tables import SHOWN_PROPERTIES, arms_table, correlation_table, statements_table
+from experiments.reports.rlhf_statements import findings_of
+from experiments.reports.rlhf_tables import SHOWN_PROPERTIES, arms_table, correlation_table
 from experiments.runs.files import read_json, write_json
 from experiments.runs.seeds import SeedStreams
 
@@ -49,16 +50,16 @@ def summarise_rlhf(runs: list[Path], sweep_directory: Path, console: Console) ->
         console.print("no finished run can be compared yet", highlight=False)
         return {}
     settings = group_runs(found)
-    streams = SeedStreams(0)  # of resampling: the same runs always have the same intervals
-    correlations = correlation_rows(settings, streams.numpy("correlations"))
-    statements = statements_of(presets_of(sweep_directory), settings, streams.numpy("statements"))
+    # One seed of permutations: the same runs always have the same p.
+    correlations = correlation_rows(settings, SeedStreams(0).numpy("correlations"))
+    findings = findings_of(presets_of(sweep_directory), settings)
 
     document = {
         "runs": [run.directory.name for run in found],
         "left_out": left_out,
         "arms": [arm_row(setting, arm) for setting in settings for arm in setting.arms],
         "correlations": [row for row in correlations if row["property"] in SHOWN_PROPERTIES],
-        "statements": [statement.as_dict() for statement in statements],
+        "statements": [finding.as_dict() for finding in findings],
     }
     write_json(sweep_directory / "comparison.json", document)
     write_json(sweep_directory / "statements.json", document["statements"])
@@ -73,8 +74,8 @@ def summarise_rlhf(runs: list[Path], sweep_directory: Path, console: Console) ->
             console.print(table)
     if len(settings) > MOST_TABLES:
         console.print(f"{len(settings) - MOST_TABLES} further settings are in comparison.json", highlight=False)
-    if statements:
-        console.print(statements_table(statements))
+    if findings:
+        console.print(findings_table(findings))
     for figure in figures(settings, correlations, sweep_directory / "figures"):
         console.print(f"[bold]figure[/]    {escape(str(figure))}", highlight=False, soft_wrap=True)
     return document

@@ -7,19 +7,15 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from experiments.reports.claims import VERDICT_COLOURS
 from experiments.reports.rlhf_effects import last_kl_point, steps_of
 from experiments.reports.rlhf_increases import Outcome, Point, mean_increase
 from experiments.reports.rlhf_runs import Arm, Setting
 from experiments.reports.tables import Column, name_column, rich_table
 from experiments.reward_metrics.correlations import Interval
 from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
-from experiments.reward_metrics.statements import Statement
 
 ARM_PROPERTIES = {"variance": "variance", "on_policy_accuracy": "accuracy", "harm_aware_accuracy": "HAcc"}
 # of the correlation table, where the run has them
@@ -76,32 +72,10 @@ def correlation_table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table
         ],
         [name for name in SHOWN_PROPERTIES if any(row["property"] == name for row in rows)],
         title=f"correlation with the increase of rewards, over {n} reward models{_beside(setting)}",
-        caption="Pearson's r, 95 % bootstrap interval over reward models (from 6 on), permutation p (not corrected for "
+        caption="Pearson's r, Fisher's 95 % interval over reward models (from 6 on), permutation p (not corrected for "
         "their number)",
         ruled=True,
         gap=0,
-    )
-
-
-def statements_table(statements: Sequence[Statement]) -> Table:
-    """Statements of the papers with their verdicts."""
-
-    def verdict(item: Statement) -> Text:
-        return Text(str(item.verdict), style=VERDICT_COLOURS[str(item.verdict)])
-
-    def description(item: Statement) -> Text:
-        return Text.assemble(item.statement, ("\n" + item.source, "dim"), "\n" + item.measured)
-
-    return rich_table(
-        [
-            Column("verdict", verdict, left=True),
-            Column("statement, source, and what was measured", description, left=True),
-            Column("effect\n[95 % interval]", lambda item: Text(_effect(item.effect)), left=True),
-            Column("n", lambda item: item.effect.n),
-        ],
-        statements,
-        ruled=True,
-        frame=box.HEAVY_HEAD,
     )
 
 
@@ -122,18 +96,6 @@ def _coefficient(row: dict[str, Any] | None) -> str:
     interval = [f"{value:+.1f}".replace("0.", ".") for value in (row["low"], row["high"])]
     span = "" if math.isnan(row["low"]) else escape(f"[{','.join(interval)}]") + "\n"
     return f"{row['coefficient']:+.2f}\n[dim]{span}p {row['permutation_p']:.2g}[/]"
-
-
-def _span(low: float, high: float, form: str) -> str:
-    return f"[{low:{form}}, {high:{form}}]"
-
-
-def _effect(effect: Interval) -> str:
-    if math.isnan(effect.value):
-        return "not measured"
-    if math.isnan(effect.low):
-        return f"{effect.value:.3g}\n(no interval)"
-    return f"{effect.value:.3g}\n{_span(effect.low, effect.high, '.3g')}"
 
 
 def _with_spread(interval: Interval) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep says of What Makes a Reward Model a Good Teacher? (arXiv 2503.15477): each rule beside its statement."""
+"""Statements of What Makes a Reward Model a Good Teacher? (arXiv 2503.15477) on a sweep, and what finds them."""
 
 from __future__ import annotations
 
@@ -7,128 +7,212 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.reports.rlhf_correlations import FEWEST_FOR_AN_INTERVAL
 from experiments.reports.rlhf_effects import (
-    ABOVE_ZERO,
     best_minus,
     correlation_effect,
     correlation_gap,
     early_point,
     last_kl_point,
+    of_enough,
     steps_of,
 )
-from experiments.reports.rlhf_increases import (
-    Outcome,
-    Point,
-    best_arm_values,
-    increases,
-    no_interval,
-    paired,
-    paired_difference,
-)
+from experiments.reports.rlhf_increases import Outcome, Point, increases, paired, paired_difference
 from experiments.reports.rlhf_runs import Setting
-from experiments.reward_metrics.correlations import Interval, fisher_interval, student_interval
-from experiments.reward_metrics.statements import Statement
+from experiments.reward_metrics.correlations import (
+    Interval,
+    chosen_by_other_seeds,
+    correlation_over_seeds,
+    fisher_interval,
+    fisher_limits,
+    no_interval,
+    student_interval,
+)
+from experiments.reward_metrics.statements import Finding, Statement
 
 TEACHER = "What Makes a Reward Model a Good Teacher?, "
+FIRST = "2026-11-25"  # before the sweeps that are published
+REVIEW = "2026-11-30"
+
+VARIANCE_PROXY = Statement(
+    id="rlhf.variance_proxy",
+    says="reward variance predicts the proxy increase",
+    source=TEACHER + "Table 2 (r = .982)",
+    unit="reward models",
+    ruled=FIRST,
+    above=0.0,
+)
+VARIANCE_TRUTH = Statement(
+    id="rlhf.variance_truth",
+    says="reward variance predicts the ground truth increase",
+    source=TEACHER + "Table 2 (r = .834)",
+    unit="reward models",
+    ruled=FIRST,
+    above=0.0,
+)
+ACCURACY_PROXY = Statement(
+    id="rlhf.accuracy_proxy",
+    says="accuracy alone does not predict the proxy increase: r is not positive",
+    source=TEACHER + "Table 2 (on-policy accuracy: r = -.762)",
+    unit="reward models",
+    ruled=FIRST,
+    at_most=0.0,
+)
+MORE_THAN_ACCURACY = Statement(
+    id="rlhf.together_above_accuracy",
+    says="accuracy alone predicts the ground truth increase less well than together with variance",
+    source=TEACHER + "Table 2 (r = -.283 and .940)",
+    unit="reward models",
+    ruled=FIRST,
+    above=0.0,
+)
+MORE_THAN_VARIANCE = Statement(
+    id="rlhf.together_above_variance",
+    says="variance and accuracy together predict the ground truth increase better than variance alone",
+    source=TEACHER + "Table 2 (r = .940 and .834)",
+    unit="reward models",
+    ruled=FIRST,
+    above=0.0,
+)
+EQUAL_KL = Statement(
+    id="rlhf.equal_kl",
+    says="at the largest KL divergence that six reward models reach, more accurate ones give more ground truth reward",
+    source=TEACHER + "Figure 4",
+    unit="reward models",
+    ruled=FIRST,
+    aside="the KL divergence is chosen by the outcome: reward models that do not reach it are left out",
+    above=0.0,
+)
+LOW_VARIANCE_SLOWS = Statement(
+    id="rlhf.low_variance_slows",
+    says="after a quarter of training, low reward variance has slowed learning down at equal (perfect) accuracy",
+    source=TEACHER + "Figure 2",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+LOW_VARIANCE_AT_END = Statement(
+    id="rlhf.low_variance_at_end",
+    says="at the end too, low reward variance has held learning back at equal (perfect) accuracy",
+    source=TEACHER + "Figure 2",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+PERFECT_IS_WORSE = Statement(
+    id="rlhf.perfect_is_worse",
+    says="after a quarter of training, the best proxy is ahead of the perfectly accurate reward model of low variance",
+    source=TEACHER + "Figure 2",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+PERFECT_IS_WORSE_AT_END = Statement(
+    id="rlhf.perfect_is_worse_at_end",
+    says="at the end too, the best proxy is ahead of the perfectly accurate reward model of low variance",
+    source=TEACHER + "Figure 2",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+PROXY_ABOVE_TRUTH = Statement(
+    id="rlhf.proxy_above_truth",
+    says="after a quarter of training, the best proxy is ahead of the ground truth itself",
+    source=TEACHER + "Figure 2",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+CHOICE_BY_POLICY = Statement(
+    id="rlhf.choice_by_policy",
+    says="the best reward model depends on the policy: choosing it for each policy beats one for all",
+    source=TEACHER + "section 4.2, Theorem 3",
+    unit="seeds",
+    ruled=FIRST,
+    above=0.0,
+)
+VARIANCE_BETWEEN_POLICIES = Statement(
+    id="rlhf.variance_between_policies",
+    says="a reward model teaches the policies faster for which its variance is higher",
+    source=TEACHER + "section 4.2 (variance is relative to a policy)",
+    unit="policies",
+    ruled=REVIEW,
+    above=0.0,
+)
+VARIANCE_WITHIN_POLICY = Statement(
+    id="rlhf.variance_within_policy",
+    says="within a policy, reward variance predicts the proxy increase",
+    source=TEACHER + "section 4.2 (mean r = .76 over six policies, 4 reward models each)",
+    unit="reward models",
+    ruled=REVIEW,
+    above=0.0,
+)
+STATEMENTS = (
+    VARIANCE_PROXY, VARIANCE_TRUTH, ACCURACY_PROXY, MORE_THAN_ACCURACY, MORE_THAN_VARIANCE, EQUAL_KL,
+    LOW_VARIANCE_SLOWS, LOW_VARIANCE_AT_END, PERFECT_IS_WORSE, PERFECT_IS_WORSE_AT_END, PROXY_ABOVE_TRUTH,
+    CHOICE_BY_POLICY, VARIANCE_BETWEEN_POLICIES, VARIANCE_WITHIN_POLICY,
+)  # fmt: skip
 
 
-def good_teacher(settings: Sequence[Setting], generator: np.random.Generator) -> list[Statement]:
+def good_teacher(settings: Sequence[Setting]) -> list[Finding]:
     """Variance, accuracy, and the perfectly accurate reward model of low variance; within each setting."""
-    return [item for setting in settings for item in _good_teacher(setting, generator)]
+    return [item for setting in settings for item in (*_correlations(setting), *_contrasts(setting))]
 
 
-def _good_teacher(setting: Setting, generator: np.random.Generator) -> list[Statement]:
+def _correlations(setting: Setting) -> list[Finding]:
+    """Table 2 and Figure 4: over reward models."""
+    if len(setting.reward_models) < 3:
+        return []
     early, kl = early_point(setting), last_kl_point(setting)
-    within = f" ({setting.label})" if setting.label else ""
-    statements = []
 
-    def predicts(name: str, outcome: Outcome, point: Point) -> tuple[str, Interval]:
+    def predicts(statement: Statement, name: str, outcome: Outcome, point: Point) -> Finding:
         measured = f"Pearson's r with the {outcome.words} increase at {point.label}, over reward models"
-        return measured, correlation_effect(setting, name, outcome, point, generator)
+        return statement.found(correlation_effect(setting, name, outcome, point), measured, case=setting.label)
 
-    def predicts_better(first: str, second: str, outcome: Outcome) -> tuple[str, Interval]:
-        measured = f"difference of Pearson's r with the {outcome.words} increase at {early.label}, over reward models"
-        return measured, correlation_gap(setting, first, second, outcome, early, generator)
+    def predicts_better(statement: Statement, other: str) -> Finding:
+        measured = f"difference of Pearson's r with the ground truth increase at {early.label}, over reward models"
+        gap = correlation_gap(setting, "variance_and_accuracy", other, Outcome.ground_truth, early)
+        return statement.found(gap, measured, case=setting.label)
 
-    if len(setting.reward_models) >= 3:
-        statements += [
-            Statement(
-                f"reward variance predicts the proxy increase{within}",
-                TEACHER + "Table 2 (r = .982)",
-                *predicts("variance", Outcome.proxy, early),
-                at_least=ABOVE_ZERO,
-            ),
-            Statement(
-                f"reward variance predicts the ground truth increase{within}",
-                TEACHER + "Table 2 (r = .834)",
-                *predicts("variance", Outcome.ground_truth, early),
-                at_least=ABOVE_ZERO,
-            ),
-            Statement(
-                f"accuracy alone does not predict the proxy increase: r is not positive{within}",
-                TEACHER + "Table 2 (on-policy accuracy: r = -.762)",
-                *predicts("on_policy_accuracy", Outcome.proxy, early),
-                at_most=0.0,
-            ),
-            Statement(
-                f"accuracy alone predicts the ground truth increase less well than together with variance{within}",
-                TEACHER + "Table 2 (r = -.283 and .940)",
-                *predicts_better("variance_and_accuracy", "on_policy_accuracy", Outcome.ground_truth),
-                at_least=ABOVE_ZERO,
-            ),
-            Statement(
-                f"variance and accuracy together predict the ground truth increase better than variance alone{within}",
-                TEACHER + "Table 2 (r = .940 and .834)",
-                *predicts_better("variance_and_accuracy", "variance", Outcome.ground_truth),
-                at_least=ABOVE_ZERO,
-            ),
-        ]
-        if kl is not None:
-            statements.append(
-                Statement(
-                    f"at equal KL divergence more accurate reward models give more ground truth reward{within}",
-                    TEACHER + "Figure 4",
-                    *predicts("on_policy_accuracy", Outcome.ground_truth, kl),
-                    at_least=ABOVE_ZERO,
-                )
-            )
+    return [
+        predicts(VARIANCE_PROXY, "variance", Outcome.proxy, early),
+        predicts(VARIANCE_TRUTH, "variance", Outcome.ground_truth, early),
+        predicts(ACCURACY_PROXY, "on_policy_accuracy", Outcome.proxy, early),
+        predicts_better(MORE_THAN_ACCURACY, "on_policy_accuracy"),
+        predicts_better(MORE_THAN_VARIANCE, "variance"),
+        *([] if kl is None else [predicts(EQUAL_KL, "on_policy_accuracy", Outcome.ground_truth, kl)]),
+    ]
+
+
+def _contrasts(setting: Setting) -> list[Finding]:
+    """Figure 2: differences between arms, within seeds."""
+    early, end = early_point(setting), steps_of(setting)[-1]
     truth, shrunk = setting.arm("ground_truth"), setting.arm("perfect_low_variance")
     less_accurate = [arm for arm in setting.reward_models if arm is not shrunk]
-    end = steps_of(setting)[-1]
+    findings = []
 
-    def rises_more(claim: str, contrast: str, point: Point, difference: Interval) -> Statement:
+    def rises_more(statement: Statement, contrast: str, point: Point, difference: Interval) -> None:
         measured = f"ground truth increase at {point.label}, within seeds: {contrast}"
-        return Statement(f"{claim}{within}", TEACHER + "Figure 2", measured, difference, at_least=ABOVE_ZERO)
+        findings.append(statement.found(difference, measured, case=setting.label))
 
     if truth is not None and shrunk is not None:
         contrast = "trained on the ground truth minus on the perfect reward model of low variance"
-        for point, claim in (
-            (early, "at equal (perfect) accuracy, low reward variance slows learning down"),
-            (end, "at the end too, low reward variance has held learning back at equal (perfect) accuracy"),
-        ):
-            difference = paired_difference(truth, shrunk, Outcome.ground_truth, point)
-            statements.append(rises_more(claim, contrast, point, difference))
+        for statement, point in ((LOW_VARIANCE_SLOWS, early), (LOW_VARIANCE_AT_END, end)):
+            rises_more(statement, contrast, point, paired_difference(truth, shrunk, Outcome.ground_truth, point))
     if less_accurate and shrunk is not None:
         contrast = "best proxy, chosen by the other seeds, minus the perfect reward model of low variance"
-        for point, claim in (
-            (early, "the perfectly accurate reward model of low variance is a worse teacher than the best proxy"),
-            (end, "at the end too, the best proxy is ahead of the perfect reward model of low variance"),
-        ):
-            difference = best_minus(less_accurate, shrunk, Outcome.ground_truth, point)
-            statements.append(rises_more(claim, contrast, point, difference))
+        for statement, point in ((PERFECT_IS_WORSE, early), (PERFECT_IS_WORSE_AT_END, end)):
+            rises_more(statement, contrast, point, best_minus(less_accurate, shrunk, Outcome.ground_truth, point))
     if less_accurate and truth is not None:
-        claim = "early on, the best proxy beats training on the ground truth itself"
         contrast = "best proxy, chosen by the other seeds, minus the ground truth as reward"
         difference = best_minus(less_accurate, truth, Outcome.ground_truth, early)
-        statements.append(rises_more(claim, contrast, early, difference))
-    return statements
+        rises_more(PROXY_ABOVE_TRUTH, contrast, early, difference)
+    return findings
 
 
 # Section 4.2: it depends on the policy --------------------------------------------------------------------------------
 
 
-def policy_dependence(settings: Sequence[Setting], generator: np.random.Generator) -> list[Statement]:
+def policy_dependence(settings: Sequence[Setting]) -> list[Finding]:
     """The same reward models for several policies."""
     settings = [setting for setting in settings if setting.reward_models]
     if len(settings) < 2 or len({setting.policy for setting in settings}) < 2:
@@ -138,37 +222,54 @@ def policy_dependence(settings: Sequence[Setting], generator: np.random.Generato
         for arm in settings[0].reward_models
         if all(setting.arm(arm.label) is not None for setting in settings)
     ]
-    early = early_point(settings[0])
-    coefficients = [
-        correlation_effect(setting, "variance", Outcome.proxy, early_point(setting), generator).value
-        for setting in settings
-    ]
-    within = [value for value in coefficients if math.isfinite(value)]
+    if len(shared) < 2:
+        return []
+    variances, gains = _variances_and_gains(settings, shared)  # [policies, reward models]
+    at = early_point(settings[0]).label
+    gain = _gain_of_choosing_by_policy(settings, shared)
+    within, p = mean_correlation_within(variances, gains)
+    crossed = f"{len(settings)} policies x {len(shared)} reward models"
     return [
-        Statement(
-            "the best reward model depends on the policy: choosing it for each policy beats one for all",
-            TEACHER + "section 4.2, Theorem 3",
-            "ground truth increase at the end, mean over policies and seeds: the best reward model of each policy "
-            "minus the one that is best on average, both chosen by the other seeds",
-            _gain_of_choosing_by_policy(settings, shared),
-            at_least=ABOVE_ZERO,
+        CHOICE_BY_POLICY.found(
+            gain,
+            "ground truth increase at the end, mean over policies: the best reward model of each policy minus the one "
+            "that is best on average, both chosen by the other seeds",
+            sample=f"{gain.n} seeds, in each the same {crossed}",
         ),
-        Statement(
-            "a reward model teaches the policies faster for which its variance is higher",
-            TEACHER + "section 4.2 (variance is relative to a policy)",
-            f"Pearson's r of variance with the proxy increase at {early.label}, over pairs of policy and reward model, "
-            "each reward model's means taken off",
-            _correlation_within_reward_models(settings, shared, generator),
-            at_least=ABOVE_ZERO,
+        VARIANCE_BETWEEN_POLICIES.found(
+            correlation_between(variances, gains),
+            f"Pearson's r of variance with the proxy increase at {at}, each reward model's means taken off",
+            sample=crossed,
         ),
-        Statement(
-            "within a policy, reward variance predicts the proxy increase",
-            TEACHER + "section 4.2 (mean r = .76 over six policies, 4 reward models each)",
-            "mean over policies of Pearson's r over reward models",
-            student_interval(within) if within else no_interval(),
-            at_least=ABOVE_ZERO,
+        VARIANCE_WITHIN_POLICY.found(
+            within,
+            f"mean over policies of Pearson's r of variance with the proxy increase at {at}, over reward models; "
+            f"permutation p {p:.2g} (reward models are permuted alike in all policies)",
+            sample=f"{len(shared)} reward models, the same for {len(settings)} policies",
         ),
     ]
+
+
+def mean_correlation_within(variances: np.ndarray, gains: np.ndarray) -> tuple[Interval, float]:
+    """Mean over policies of r over reward models, [policies, reward models] both, and its permutation p.
+
+    Policies share their reward models, so that the interval is that of one correlation over as many reward models.
+    """
+    models = variances.shape[1]
+    usable = np.isfinite(variances).all() and np.isfinite(gains).all()
+    if models < 3 or not usable or (np.ptp(variances, axis=1) == 0).any() or (np.ptp(gains, axis=1) == 0).any():
+        return no_interval(), math.nan
+    found = correlation_over_seeds(variances.T, gains.T, generator=np.random.default_rng(0), same_items=True)
+    return of_enough(Interval(found.value, *fisher_limits(found.value, models), models)), found.permutation_p
+
+
+def correlation_between(variances: np.ndarray, gains: np.ndarray) -> Interval:
+    """r over pairs of policy and reward model, each reward model's means taken off; policies are the unit."""
+    policies = len(variances)
+    x, y = (values - values.mean(axis=0) for values in (variances, gains))
+    if policies < 3 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return no_interval()
+    return of_enough(fisher_interval(x.ravel(), y.ravel(), n=policies))
 
 
 def _gain_of_choosing_by_policy(settings: Sequence[Setting], labels: Sequence[str]) -> Interval:
@@ -177,24 +278,18 @@ def _gain_of_choosing_by_policy(settings: Sequence[Setting], labels: Sequence[st
         arms = [arm for label in labels if (arm := setting.arm(label)) is not None]
         tables.append(paired(arms, Outcome.ground_truth, steps_of(setting)[-1])[1])
     seeds = min((table.shape[1] for table in tables), default=0)
-    if len(labels) < 2 or seeds < 2:
+    if seeds < 2:
         return no_interval()
     values = np.stack([table[:, :seeds] for table in tables])  # [policies, arms, seeds]
-    own = np.stack([best_arm_values(table) for table in values]).mean(axis=0)
-    return student_interval(own - best_arm_values(values.mean(axis=0)))
+    own = np.stack([chosen_by_other_seeds(table) for table in values]).mean(axis=0)
+    return student_interval(own - chosen_by_other_seeds(values.mean(axis=0)))
 
 
-def _correlation_within_reward_models(
-    settings: Sequence[Setting], labels: Sequence[str], generator: np.random.Generator
-) -> Interval:
+def _variances_and_gains(settings: Sequence[Setting], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Initial variance and mean proxy increase early on, [policies, reward models] each."""
     variances, gains = [], []
     for setting in settings:
         arms = [arm for label in labels if (arm := setting.arm(label)) is not None]
         variances.append([arm.property_value("variance") for arm in arms])
         gains.append([float(np.mean(increases(arm, Outcome.proxy, early_point(setting)))) for arm in arms])
-    x, y = np.array(variances), np.array(gains)  # [policies, reward models]
-    x, y = (x - x.mean(axis=0)).ravel(), (y - y.mean(axis=0)).ravel()
-    if len(x) < FEWEST_FOR_AN_INTERVAL or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return no_interval()
-    # Each reward model's mean uses up one of its policies.
-    return fisher_interval(x, y, degrees_of_freedom=len(x) - len(labels) - 1, generator=generator)
+    return np.array(variances), np.array(gains)

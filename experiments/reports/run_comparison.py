@@ -22,12 +22,10 @@ from scipy import stats
 
 from experiments.reports.run_records import RunRecord, arm_settings, finite_number, read_record, run_directories, shown
 from experiments.reports.tables import Column, rich_table
-from experiments.reward_metrics.correlations import Interval, mean_interval, student_interval
+from experiments.reward_metrics.correlations import Interval, student_interval
 from experiments.runs.files import finite, read_json
 from experiments.runs.run import RunState
-from experiments.runs.seeds import SeedStreams
 
-FEWEST_FOR_BOOTSTRAP = 10
 MOST_METRICS_PRINTED = 12
 MOST_NULLS_NAMED = 4
 NO_METRICS = ("objective", "seed")
@@ -230,25 +228,22 @@ def compare_metrics(arms: Sequence[ComparedArm], wanted: Sequence[str] = ()) -> 
         values = [arm.values(name) for arm in arms]
         if not all(values) or (not wanted and len({value for found in values for value in found.values()}) < 2):
             continue
-        contrasts = [contrast(values[0], found, name) for found in values[1:]]
-        rows.append(MetricRow(name, tuple(seed_interval(v, name) for v in values), (None, *_corrected(contrasts))))
+        contrasts = [contrast(values[0], found) for found in values[1:]]
+        rows.append(MetricRow(name, tuple(seed_interval(v) for v in values), (None, *_corrected(contrasts))))
     return rows
 
 
-def seed_interval(values: dict[int, float], name: str) -> Interval:
-    """Mean over seeds with its interval; the same seeds always have the same one."""
-    sample = list(values.values())
-    if len(sample) < FEWEST_FOR_BOOTSTRAP:
-        return student_interval(sample)
-    return mean_interval(sample, generator=SeedStreams(0).numpy(f"comparison/{name}"))
+def seed_interval(values: dict[int, float]) -> Interval:
+    """Mean over seeds with Student's interval."""
+    return student_interval(list(values.values()))
 
 
-def contrast(base: dict[int, float], other: dict[int, float], name: str) -> Contrast:
+def contrast(base: dict[int, float], other: dict[int, float]) -> Contrast:
     """`other` minus `base`."""
     shared = sorted(set(base) & set(other))
     if len(shared) >= 2:
         gaps = [other[seed] - base[seed] for seed in shared]
-        interval = seed_interval(dict(zip(shared, gaps, strict=True)), name)
+        interval = student_interval(gaps)
         if np.ptp(gaps) <= 1e-12 * max(1.0, abs(gaps[0])):
             return Contrast(interval, "exact: the same difference in every seed", math.nan)
         p = float(stats.ttest_1samp(gaps, 0.0).pvalue)

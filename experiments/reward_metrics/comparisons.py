@@ -1,7 +1,21 @@
 """What a reward model is asked to order, as one list: pairs of samples, best against the rest, pairs of a dataset.
 
-Each comparison has one chosen output and one or more rejected ones, and is right or wrong in two ways (see
-`harm_aware.py`): strictly, and harm-aware, which also forgives rejected outputs below the policy's mean proxy reward.
+The eight accuracies of When Errors Can Be Beneficial (arXiv 2604.25872, section 4), each for pairs and for one chosen
+output against many rejected ones, are made of such comparisons (`accuracies` of `evaluation.py`). A comparison has one
+chosen output c (higher ground truth) and one or more rejected ones r, all scored by the proxy:
+  Acc    counts 1[r_P(c) > r_P(r)] for every r, strictly: a tie is an error;
+  HAcc   also forgives a misranking whose rejected outputs lie below m, the mean proxy reward of the policy's own
+         samples, because such an output cannot attract probability (benign error, type I): 1[r_P(r) < max(r_P(c), m)];
+  -W     weighs comparisons by how likely the policy makes them, softmax over ALL comparisons of ALL prompts of the sum
+         of log pi over their outputs, because an unlikely output cannot attract probability in the relevant time
+         (benign error, type II).
+
+Known limits, which belong beside the numbers: HAcc >= Acc always; a constant proxy scores 0 on both; one sample with a
+huge reward raises m and so HAcc; best against the rest of the same samples, the two differ only where several are best;
+none of the eight sees reward variance. The weights of long outputs collapse onto one pair unless log-probabilities are
+divided by length: `effective_comparisons` stands beside each weighted number. With unequal numbers of rejected outputs
+a prompt with fewer of them weighs more. Ties of the ground truth are no comparisons (the official code keeps them and
+calls the second sample chosen, which makes its accuracy depend on the order of samples).
 
 Shapes: R reward models, P prompts, N samples per prompt, Q given pairs, I comparisons.
 """
@@ -26,7 +40,7 @@ class Comparisons:
     harm_aware: NDArray[np.bool_]  # [R, I] the same, or every rejected one is below the policy's mean proxy reward
     log_probability: Floats  # [I] of all outputs of a comparison together
     length_normalised: Floats  # [I] the same, each output's divided by its length
-    unit: Floats  # [I] what a comparison counts in unweighted metrics
+    unit: Floats  # [I] 1, or 1/k where k items are one comparison together
 
 
 def pairs_of_samples(

@@ -1,15 +1,13 @@
-"""Correlations and means that carry their uncertainty: n, a bootstrap interval, a permutation p.
+"""Means and correlations that carry their uncertainty: how many independent draws, an interval, a permutation p.
 
 The papers' correlations rest on 6 and 13 reward models. With n = 6, |Spearman| must reach .886 for a two-sided p of
-.05, so a coefficient without n and interval says little.
+.05, so a coefficient without n and interval says little. Every interval here was simulated at the n it is used for:
+`interval_coverage.py` beside this module makes the table of docs/coverage.md.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import permutations
@@ -20,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+Orders = NDArray[np.intp]
 
 
 class CorrelationMethod(StrEnum):
@@ -31,7 +30,7 @@ class CorrelationMethod(StrEnum):
 
 @dataclass(frozen=True)
 class Interval:
-    """A point estimate with a bootstrap interval."""
+    """A point estimate with an interval; `n` counts what was drawn independently."""
 
     value: float
     low: float
@@ -53,7 +52,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Correlation(Interval):
-    """A correlation coefficient with a bootstrap interval and a two-sided permutation p."""
+    """A correlation coefficient with its interval and a two-sided permutation p."""
 
     permutation_p: float = math.nan
     method: CorrelationMethod = CorrelationMethod.pearson
@@ -62,60 +61,50 @@ class Correlation(Interval):
         return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}] (n={self.n}, p={self.permutation_p:.3g})"
 
 
-def correlation(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    generator: np.random.Generator,
-    method: CorrelationMethod = CorrelationMethod.pearson,
-    confidence: float = 0.95,
-    resamples: int = 9999,
-) -> Correlation:
-    """Correlation of two equally long lists, with a percentile bootstrap interval over pairs and a permutation p.
+@dataclass(frozen=True)
+class SeedCorrelation(Interval):
+    """The mean over seeds of a correlation over items (reward models); the interval is over seeds, `n` counts them."""
 
-    The permutation test is exact for up to 7 pairs (all n! orders) and Monte Carlo beyond. A bootstrap resample in
-    which one variable is constant has no coefficient and is left out of the interval. A constant list has no
-    correlation: every number is then NaN. Raises ValueError for unequal lengths, NaN, or fewer than 3 pairs.
+    items: int = 0
+    permutation_p: float = math.nan
+    by_seed: tuple[float, ...] = ()
+
+
+# Means ---------------------------------------------------------------------------------------------------------------
+
+
+def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Mean of one number per independent draw, with Student's t interval.
+
+    One number, or an infinite one, has no interval (NaN). Raises ValueError for no values or NaN.
     """
-    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if first.ndim != 1 or first.shape != second.shape or first.size < 3:
-        raise ValueError(
-            f"a correlation needs two lists of the same length, at least 3, not {first.shape} and {second.shape}"
-        )
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("a correlation needs finite numbers: drop the pairs with NaN or infinity first")
-    n = int(first.size)
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return Correlation(math.nan, math.nan, math.nan, n, confidence, math.nan, method)
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or sample.size == 0 or np.isnan(sample).any():
+        raise ValueError(f"an interval needs a list of at least one number and no NaN, not shape {sample.shape}")
+    value, n = float(sample.mean()), int(sample.size)
+    if n < 2 or not math.isfinite(value):
+        return Interval(value, math.nan, math.nan, n, confidence)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n))
+    return Interval(value, value - half, value + half, n, confidence)
 
-    def coefficient(a: Floats, b: Floats, axis: int = -1) -> Floats:
-        a, b = np.moveaxis(np.asarray(a), axis, -1), np.moveaxis(np.asarray(b), -1 if b is second else axis, -1)
-        return _pearson(_ranks(a), _ranks(b)) if method is CorrelationMethod.spearman else _pearson(a, b)
 
-    with _degenerate_resamples_allowed():
-        distribution = stats.bootstrap(
-            (first, second),
-            coefficient,
-            paired=True,
-            vectorized=True,
-            n_resamples=resamples,
-            batch=2000,
-            method="percentile",
-            rng=generator,
-        ).bootstrap_distribution
-        tail = 50 * (1 - confidence)
-        low, high = np.nanpercentile(distribution, [tail, 100 - tail])
-        permutation_p = stats.permutation_test(
-            (first,),
-            lambda permuted, axis=-1: coefficient(permuted, second, axis),
-            permutation_type="pairings",
-            vectorized=True,
-            n_resamples=resamples,
-            batch=2000,
-            rng=generator,
-        ).pvalue
-    value = float(coefficient(first, second))
-    return Correlation(value, float(low), float(high), n, confidence, float(permutation_p), method)
+def chosen_by_other_seeds(values: Floats) -> Floats:
+    """What the best arm reaches, [arms, S] -> [S], without the luck of having been chosen.
+
+    For each seed the best arm is chosen by the other seeds, and read on this one. NaN with fewer than two seeds.
+    """
+    if values.shape[1] < 2:
+        return np.full(values.shape[1], math.nan)
+    others = (values.sum(axis=1, keepdims=True) - values) / (values.shape[1] - 1)
+    return np.asarray(values[others.argmax(axis=0), np.arange(values.shape[1])])
+
+
+def no_interval(value: float = math.nan, n: int = 0) -> Interval:
+    """Of something that was not measured, or too little to say how well."""
+    return Interval(value, math.nan, math.nan, n)
+
+
+# Correlations --------------------------------------------------------------------------------------------------------
 
 
 def correlations_of_many(
@@ -127,93 +116,82 @@ def correlations_of_many(
     confidence: float = 0.95,
     resamples: int = 1999,
 ) -> list[Correlation]:
-    """`correlation` of each row of `xs` [K, n] with y [n], all on the same resamples and permutations: much faster.
+    """Correlation of each row of `xs` [K, n] with y [n], with `fisher_limits` and a permutation p.
 
-    The permutation test is exact where there are no more than `resamples` orders. Raises ValueError as `correlation`.
+    The p is that of scipy's `pearsonr(..., method=PermutationMethod())`, for all rows on the same permutations: exact
+    where there are no more than `resamples` orders. A constant list has no correlation: every number is then NaN.
+    Raises ValueError for lists that do not fit, NaN, or fewer than 3 items.
     """
     rows, outcome = np.asarray(xs, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if rows.ndim != 2 or rows.shape[1:] != outcome.shape or outcome.size < 3:
-        raise ValueError(
-            f"correlations need [lists, items] and a list of as many items, at least 3, not {rows.shape} and "
-            f"{outcome.shape}"
-        )
-    if not (np.isfinite(rows).all() and np.isfinite(outcome).all()):
-        raise ValueError("a correlation needs finite numbers: drop the items with NaN or infinity first")
-    n, ranked = int(outcome.size), method is CorrelationMethod.spearman
-    drawn = generator.integers(n, size=(resamples, n))
-    if math.factorial(n) <= resamples:
-        orders = np.array(list(permutations(range(n))))
-        extra = 0  # the observed order is among them
-    else:
-        orders = generator.permuted(np.broadcast_to(np.arange(n), (resamples, n)), axis=-1)
-        extra = 1
-    whole_outcome = _ranks(outcome) if ranked else outcome
-    drawn_outcome = _ranks(outcome[drawn]) if ranked else outcome[drawn]
-    tail = 50 * (1 - confidence)
+    _check(rows.ndim == 2 and rows.shape[1:] == outcome.shape, outcome.size, rows, outcome)
+    n = int(outcome.size)
+    orders, extra = _orders(n, resamples, generator)
+    if method is CorrelationMethod.spearman:
+        rows, outcome = _ranks(rows), _ranks(outcome)
     found = []
     for row in rows:
         if np.ptp(row) == 0 or np.ptp(outcome) == 0:
             found.append(Correlation(math.nan, math.nan, math.nan, n, confidence, math.nan, method))
             continue
-        whole, resampled = (_ranks(row), _ranks(row[drawn])) if ranked else (row, row[drawn])
-        with _degenerate_resamples_allowed():
-            value = float(_pearson(whole, whole_outcome))
-            low, high = np.nanpercentile(_pearson(resampled, drawn_outcome), [tail, 100 - tail])
-            null = np.abs(_pearson(whole[orders], whole_outcome))
-        extreme = int((null >= abs(value) * (1 - 1e-12)).sum())
-        permutation_p = (extreme + extra) / (len(orders) + extra)
-        found.append(Correlation(value, float(low), float(high), n, confidence, permutation_p, method))
+        value = float(pearson(row, outcome))
+        low, high = fisher_limits(value, n, confidence)
+        permutation_p = _two_sided_p(value, pearson(row[orders], outcome), extra)
+        found.append(Correlation(value, low, high, n, confidence, permutation_p, method))
     return found
 
 
-def correlation_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    y: ArrayLike,
-    *,
-    generator: np.random.Generator,
-    method: CorrelationMethod = CorrelationMethod.pearson,
-    confidence: float = 0.95,
-    resamples: int = 9999,
-) -> Interval:
-    """Correlation of `first` with y minus that of `second`, with a percentile bootstrap interval over items.
+def fisher_limits(value: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a correlation over n items by Fisher's transformation, with Student's quantile; NaN below 4 items.
 
-    Both are taken on the same resamples. Everything is NaN where a list is constant. Raises ValueError as `correlation`
-    does.
+    With the normal quantile it covers .95 of normal data and .89 of data with heavy tails (Student's t with 5 degrees
+    of freedom); with Student's, n - 2 degrees of freedom, it is a little too wide for the first.
     """
-    lists = [np.asarray(values, dtype=np.float64) for values in (first, second, y)]
-    a, b, outcome = lists
-    if a.ndim != 1 or not a.shape == b.shape == outcome.shape or a.size < 3:
-        raise ValueError(
-            f"a difference of correlations needs three lists of the same length, at least 3, not {a.shape}, {b.shape} "
-            f"and {outcome.shape}"
-        )
-    if not all(np.isfinite(values).all() for values in lists):
-        raise ValueError("a correlation needs finite numbers: drop the items with NaN or infinity first")
+    if n < 4:
+        return math.nan, math.nan
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 2)) / math.sqrt(n - 3)
+    z = math.atanh(min(max(value, -1 + 1e-12), 1 - 1e-12))
+    return math.tanh(z - half), math.tanh(z + half)
+
+
+def fisher_interval(x: ArrayLike, y: ArrayLike, *, n: int | None = None, confidence: float = 0.95) -> Interval:
+    """Pearson's r of two lists with `fisher_limits`.
+
+    `n` (default: the number of items) is lower where items are not independent: what was drawn independently. NaN for
+    a constant list. Raises ValueError as `correlations_of_many`.
+    """
+    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    _check(first.ndim == 1 and first.shape == second.shape, first.size, first, second)
+    independent = int(first.size) if n is None else n
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return Interval(math.nan, math.nan, math.nan, independent, confidence)
+    value = float(pearson(first, second))
+    return Interval(value, *fisher_limits(value, independent, confidence), independent, confidence)
+
+
+def correlation_difference(first: ArrayLike, second: ArrayLike, y: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Pearson's r of `first` with y minus that of `second` with y, over the same items.
+
+    The interval combines those of the two coefficients, which depend on each other through y (Zou, Psychological
+    Methods 12, 2007, equation 15; `fisher_limits` for each). Everything is NaN where a list is constant. Raises
+    ValueError as `correlations_of_many`.
+    """
+    a, b, outcome = (np.asarray(values, dtype=np.float64) for values in (first, second, y))
+    _check(a.ndim == 1 and a.shape == b.shape == outcome.shape, a.size, a, b, outcome)
     n = int(a.size)
-    if any(np.ptp(values) == 0 for values in lists):
+    if any(np.ptp(values) == 0 for values in (a, b, outcome)):
         return Interval(math.nan, math.nan, math.nan, n, confidence)
+    r1, r2, between = float(pearson(a, outcome)), float(pearson(b, outcome)), float(pearson(a, b))
+    (low1, high1), (low2, high2) = fisher_limits(r1, n, confidence), fisher_limits(r2, n, confidence)
+    spread = (1 - r1**2) * (1 - r2**2)
+    shared = ((between - r1 * r2 / 2) * (1 - r1**2 - r2**2 - between**2) + between**3) / spread if spread > 0 else 0.0
+    shared = min(max(shared, -1.0), 1.0)
 
-    def difference(rows: NDArray[np.intp]) -> Floats:
-        drawn = [values[rows] for values in lists]
-        if method is CorrelationMethod.spearman:
-            drawn = [_ranks(values) for values in drawn]
-        return _pearson(drawn[0], drawn[2]) - _pearson(drawn[1], drawn[2])
+    def distance(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one**2 + other**2 - 2 * shared * one * other))
 
-    with _degenerate_resamples_allowed():
-        distribution = difference(generator.integers(n, size=(resamples, n)))
-        tail = 50 * (1 - confidence)
-        low, high = np.nanpercentile(distribution, [tail, 100 - tail])
-    return Interval(float(difference(np.arange(n)[None])[0]), float(low), float(high), n, confidence)
-
-
-@dataclass(frozen=True)
-class SeedCorrelation(Interval):
-    """The mean over seeds of a correlation over items (reward models); the interval is over seeds, `n` counts them."""
-
-    items: int = 0
-    permutation_p: float = math.nan
-    by_seed: tuple[float, ...] = ()
+    gap = r1 - r2
+    low, high = gap - distance(r1 - low1, high2 - r2), gap + distance(high1 - r1, r2 - low2)
+    return Interval(gap, low, high, n, confidence)
 
 
 def correlation_over_seeds(
@@ -226,142 +204,65 @@ def correlation_over_seeds(
     confidence: float = 0.95,
     resamples: int = 1999,
 ) -> SeedCorrelation:
-    """Correlation over items within each seed, [items, seeds] both; mean over seeds, bootstrap interval over seeds.
+    """Correlation over items within each seed, [items, seeds] both; mean over seeds, Student's interval over seeds.
 
-    The two-sided permutation p is for that mean: items are permuted, alike in all seeds where they are the `same_items`
-    (all orders of them where there are few), else in every seed on its own. Raises ValueError as `correlation` does,
-    and for a variable that is constant within a seed.
+    The interval is about further seeds with these items, or with items drawn anew in each seed. The two-sided
+    permutation p is for the mean: items are permuted, alike in all seeds where they are the `same_items` (all orders
+    of them where there are few), else in every seed on its own. Raises ValueError as `correlations_of_many` does, and
+    for a variable that is constant within a seed.
     """
     first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if first.ndim != 2 or first.shape != second.shape or first.shape[0] < 3:
-        raise ValueError(f"give two [items, seeds] arrays with at least 3 items, not {first.shape} and {second.shape}")
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("a correlation needs finite numbers: drop the items with NaN or infinity first")
+    _check(first.ndim == 2 and first.shape == second.shape, len(first), first, second)
     if (np.ptp(first, axis=0) == 0).any() or (np.ptp(second, axis=0) == 0).any():
         raise ValueError("a variable is the same for all items of a seed: it has no correlation")
     items, seeds = first.shape
     a, b = first.T, second.T
     if method is CorrelationMethod.spearman:
         a, b = _ranks(a), _ranks(b)
-    by_seed = _pearson(a, b)
-    if same_items and math.factorial(items) <= resamples:
-        orders = np.array(list(permutations(range(items))))[:, None, :]
-        extra = 0  # the observed order is among them
+    by_seed = pearson(a, b)
+    if same_items:
+        orders, extra = _orders(items, resamples, generator)
+        orders = orders[:, None, :]
     else:
-        shape = (resamples, 1 if same_items else seeds, items)
-        orders = generator.permuted(np.broadcast_to(np.arange(items), shape), axis=-1)
-        extra = 1
+        every = np.broadcast_to(np.arange(items), (resamples, seeds, items))
+        orders, extra = generator.permuted(every, axis=-1), 1
     permuted = np.take_along_axis(a[None], np.broadcast_to(orders, (len(orders), seeds, items)), axis=-1)
-    null = np.abs(_pearson(permuted, b[None]).mean(axis=-1))
-    extreme = int((null >= abs(by_seed.mean()) * (1 - 1e-12)).sum())
-    interval = mean_interval(by_seed, generator=generator, confidence=confidence, resamples=resamples)
+    permutation_p = _two_sided_p(float(by_seed.mean()), pearson(permuted, b[None]).mean(axis=-1), extra)
+    mean = student_interval(by_seed, confidence=confidence)
     return SeedCorrelation(
-        interval.value,
-        interval.low,
-        interval.high,
-        seeds,
-        confidence,
-        items,
-        (extreme + extra) / (len(orders) + extra),
-        tuple(float(value) for value in by_seed),
+        mean.value, mean.low, mean.high, seeds, confidence, items, permutation_p, tuple(by_seed.tolist())
     )
 
 
-@contextmanager
-def _degenerate_resamples_allowed() -> Iterator[None]:
-    """A bootstrap of few points draws constant resamples, whose coefficient is 0/0: they are left out on purpose."""
-    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        yield
+def pearson(a: Floats, b: Floats) -> Floats:
+    """Pearson's r along the last axis; NaN for a constant list."""
+    a = a - a.mean(axis=-1, keepdims=True)
+    b = b - b.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((a * b).sum(axis=-1) / np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1)))
+
+
+def _check(fits: bool, items: int, *lists: Floats) -> None:
+    if not fits or items < 3:
+        shapes = ", ".join(str(values.shape) for values in lists)
+        raise ValueError(f"a correlation needs lists of the same length, at least 3 items, not {shapes}")
+    if not all(np.isfinite(values).all() for values in lists):
+        raise ValueError("a correlation needs finite numbers: drop the items with NaN or infinity first")
+
+
+def _orders(n: int, resamples: int, generator: np.random.Generator) -> tuple[Orders, int]:
+    """All orders of n items, else `resamples` random ones; and how many observed orders are to be added to them."""
+    if math.factorial(n) <= resamples:
+        return np.array(list(permutations(range(n)))), 0  # the observed order is among them
+    return generator.permuted(np.broadcast_to(np.arange(n), (resamples, n)), axis=-1), 1
+
+
+def _two_sided_p(value: float, null: Floats, extra: int) -> float:
+    """Twice the smaller tail, as scipy's permutation tests; `extra` counts the observed order where it is not drawn."""
+    margin = 1e-12 * abs(value)
+    tail = min(int((null >= value - margin).sum()), int((null <= value + margin).sum()))
+    return min(1.0, 2 * (tail + extra) / (len(null) + extra))
 
 
 def _ranks(values: Floats) -> Floats:
     return np.asarray(stats.rankdata(values, axis=-1), dtype=np.float64)
-
-
-def _pearson(a: Floats, b: Floats) -> Floats:
-    a = a - a.mean(axis=-1, keepdims=True)
-    b = b - b.mean(axis=-1, keepdims=True)
-    scale = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
-    return np.asarray((a * b).sum(axis=-1) / scale)
-
-
-def mean_interval(
-    values: ArrayLike, *, generator: np.random.Generator, confidence: float = 0.95, resamples: int = 9999
-) -> Interval:
-    """Mean of one number per seed, with a bias-corrected bootstrap interval over seeds.
-
-    Equal values have the interval [value, value]. Raises ValueError for no values or NaN.
-    """
-    return statistic_interval(values, np.mean, generator=generator, confidence=confidence, resamples=resamples)
-
-
-def statistic_interval(
-    values: ArrayLike,
-    statistic: Any,
-    *,
-    generator: np.random.Generator,
-    confidence: float = 0.95,
-    resamples: int = 9999,
-) -> Interval:
-    """Like `mean_interval` for another statistic that takes `axis` (np.median)."""
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim != 1 or sample.size == 0 or np.isnan(sample).any():
-        raise ValueError(f"an interval needs a list of at least one number and no NaN, not shape {sample.shape}")
-    value = float(statistic(sample, axis=-1))
-    if sample.size < 2 or not np.isfinite(sample).all() or np.ptp(sample) <= 1e-12 * np.abs(sample).max():
-        spread = value if sample.size > 1 else math.nan  # one seed says nothing about the spread
-        return Interval(value, spread, spread, int(sample.size), confidence)
-    with _degenerate_resamples_allowed():
-        result = stats.bootstrap(
-            (sample,),
-            statistic,
-            vectorized=True,
-            confidence_level=confidence,
-            n_resamples=resamples,
-            batch=2000,
-            method="BCa" if statistic is np.mean else "percentile",
-            rng=generator,
-        ).confidence_interval
-    return Interval(value, float(result.low), float(result.high), int(sample.size), confidence)
-
-
-def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
-    """Mean of a few numbers, one per seed, with Student's t interval.
-
-    For two to five seeds, where a bootstrap of so few numbers covers far less than it says. One number has no interval
-    (NaN). Raises ValueError for no values or NaN.
-    """
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim != 1 or sample.size == 0 or not np.isfinite(sample).all():
-        raise ValueError(f"an interval needs a list of at least one finite number, not shape {sample.shape}")
-    value, n = float(sample.mean()), int(sample.size)
-    if n < 2:
-        return Interval(value, math.nan, math.nan, n, confidence)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n))
-    return Interval(value, value - half, value + half, n, confidence)
-
-
-def fisher_interval(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    generator: np.random.Generator,
-    degrees_of_freedom: int | None = None,
-    confidence: float = 0.95,
-    resamples: int = 1999,
-) -> Interval:
-    """Pearson's r with the wider of Fisher's interval and a percentile bootstrap over pairs, on either side.
-
-    For a handful of points, where a bootstrap alone is too narrow and Fisher's interval rests on normality.
-    `degrees_of_freedom` (default n - 2) is lower where means of groups were taken off. NaN for a constant list; no
-    interval below 2 degrees of freedom. Raises ValueError as `correlation` does.
-    """
-    result = correlation(x, y, generator=generator, confidence=confidence, resamples=resamples)
-    free = result.n - 2 if degrees_of_freedom is None else degrees_of_freedom
-    if math.isnan(result.value) or free < 2:
-        return Interval(result.value, math.nan, math.nan, result.n, confidence)
-    half = float(stats.norm.ppf((1 + confidence) / 2)) / math.sqrt(free - 1)
-    bounded = min(max(result.value, -1 + 1e-12), 1 - 1e-12)
-    low, high = math.tanh(math.atanh(bounded) - half), math.tanh(math.atanh(bounded) + half)
-    return Interval(result.value, min(low, result.low), max(high, result.high), result.n, confidence)

@@ -146,7 +146,7 @@ def evaluate_reward_models(
     # The paper's coefficients of Tables 2, 4 and 8 follow from those of variance and both accuracies with this mean.
     measured["variance_and_accuracy"] = (measured["variance"] + accuracy) / 2
     for prefix, items in comparisons.items():
-        measured |= {prefix + name: values for name, values in _accuracies(counts, items, len(rewards)).items()}
+        measured |= {prefix + name: values for name, values in accuracies(counts, items).items()}
     for category, shares in error_shares(rewards, ground_truth, outputs, tolerance=error_tolerance).items():
         measured[f"error_{category.name}"] = mean_over_prompts(counts, shares)
     return Evaluation(
@@ -237,9 +237,12 @@ def _off_policy_accuracy(counts: Floats, pairs: OffPolicyPairs) -> Floats:
     return ratio_over_prompts(counts, summed_by_prompt(agree, pairs.prompt, prompts), number)
 
 
-def _accuracies(counts: Floats, items: Comparisons, models: int) -> dict[str, Floats]:
-    """Acc, HAcc and their weighted forms over one kind of comparison, and how many comparisons they rest on."""
-    prompts = counts.shape[1]
+def accuracies(counts: Floats, items: Comparisons) -> dict[str, Floats]:
+    """Acc, HAcc and their weighted forms over one kind of comparison, and how many comparisons they rest on.
+
+    `counts` [B, P] say how often each prompt counts (`prompt_counts`; one row of ones: the sample itself). [B, R] each.
+    """
+    prompts, models = counts.shape[1], len(items.strict)
     unit = summed_by_prompt(items.unit, items.prompt, prompts)
     found: dict[str, Floats] = {}
     for name, right in (("strict_accuracy", items.strict), ("harm_aware_accuracy", items.harm_aware)):
@@ -248,7 +251,7 @@ def _accuracies(counts: Floats, items: Comparisons, models: int) -> dict[str, Fl
     every = np.broadcast_to((counts @ unit)[:, None], (len(counts), models))
     found["comparisons"] = every
     for prefix, scores in (("", items.log_probability), ("length_normalised_", items.length_normalised)):
-        weighted = WeightedItems(scores, items.prompt, prompts)
+        weighted = WeightedItems(scores, items.unit, items.prompt, prompts)
         found[f"{prefix}weighted_accuracy"] = weighted.share(counts, items.strict)
         found[f"{prefix}weighted_harm_aware_accuracy"] = weighted.share(counts, items.harm_aware)
         effective = weighted.effective_items(counts)

@@ -12,11 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.reward_metrics.accuracy import on_policy_accuracy
-from experiments.reward_metrics.harm_aware import (
-    pairs_of_samples,
-    pairwise_accuracy,
-    pairwise_harm_aware_accuracy,
-)
+from experiments.reward_metrics.comparisons import pairs_of_samples
 from experiments.reward_metrics.variance import RewardScale, reward_variance, zero_variance_share
 
 
@@ -26,17 +22,14 @@ def point_properties(rewards: NDArray[np.float64], ground_truth: NDArray[np.floa
     Accuracies are NaN where the ground truth ties in every pair.
     """
     proxy, truth = torch.from_numpy(rewards), torch.from_numpy(ground_truth)
-    pairs = pairs_of_samples(truth)
-    strict = harm_aware = math.nan
-    if bool(pairs.mask.any()):
-        chosen, rejected = pairs.of(proxy)
-        strict = float(pairwise_accuracy(chosen, rejected, pairs.mask))
-        harm_aware = float(pairwise_harm_aware_accuracy(chosen, rejected, proxy.mean(dim=-1), pairs.mask))
+    unweighted = np.zeros_like(ground_truth)
+    pairs = pairs_of_samples(rewards[None], ground_truth, unweighted, unweighted)
+    decided = pairs.strict.size > 0
     return {
         "reward/variance": float(reward_variance(proxy)),
         "reward/raw_variance": float(reward_variance(proxy, RewardScale.none)),
         "reward/on_policy_accuracy": float(on_policy_accuracy(proxy, truth)),
-        "reward/strict_accuracy": strict,
-        "reward/harm_aware_accuracy": harm_aware,
+        "reward/strict_accuracy": float(pairs.strict.mean()) if decided else math.nan,
+        "reward/harm_aware_accuracy": float(pairs.harm_aware.mean()) if decided else math.nan,
         "reward/zero_variance_share": float(zero_variance_share(proxy)),
     }

@@ -51,17 +51,21 @@ class WeightedItems:
     no weight left at all.
     """
 
-    def __init__(self, scores: Floats, prompt: Integers, prompts: int) -> None:
-        """`scores` [I] are logarithms of weights up to one constant: numbers, or -inf for a weight of 0."""
+    def __init__(self, scores: Floats, unit: Floats, prompt: Integers, prompts: int) -> None:
+        """`scores` [I] are logarithms of weights up to one constant: numbers, or -inf for a weight of 0.
+
+        `unit` [I] is what part of a comparison an item is: k items of 1/k count as one, of their mean weight.
+        """
         if np.isnan(scores).any() or (scores == np.inf).any():
             raise ValueError("log-probabilities contain NaN or +inf: they must be numbers at most 0, or -inf")
         highest = np.full(prompts, -np.inf)
         np.maximum.at(highest, prompt, scores)
         self.highest = np.where(np.isfinite(highest), highest, 0.0)  # [P]
-        self.relative = np.exp(scores - self.highest[prompt])  # [I] in (0, 1] for a prompt's heaviest item
+        relative = np.exp(scores - self.highest[prompt])  # [I] in (0, 1] for a prompt's heaviest item
+        self.relative = unit * relative
         self.prompt, self.prompts = prompt, prompts
         self.total = summed_by_prompt(self.relative, prompt, prompts)  # [P]
-        self.squares = summed_by_prompt(self.relative**2, prompt, prompts)  # [P]
+        self.squares = summed_by_prompt(unit * relative**2, prompt, prompts)  # [P]
 
     def share(self, counts: Floats, correct: NDArray[np.bool_]) -> Floats:
         """Weighted share of `correct` [R, I]: [B, R]; NaN where nothing has weight."""

@@ -6,20 +6,24 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.controlled import EXPERIMENTS
 from experiments.controlled_experiments.error_categories import cohens_kappa, counterfactual_effects, judged
-from experiments.controlled_experiments.findings import Statement, Verdict, computed, number
+from experiments.controlled_experiments.findings import Verdict, computed, number
 from experiments.controlled_experiments.partial_credit import features, initial_probabilities
 from experiments.controlled_experiments.phase_diagram import log_log_slopes, predicted_exponent, scaling_times
 from experiments.controlled_experiments.reward_variance import SAMPLES, best_of
+from experiments.controlled_experiments.statements import STATEMENTS
 from experiments.controlled_experiments.teacher_bandit import noisy, reward_models
 from experiments.policies.softmax import SoftmaxPolicy
 from experiments.reward_metrics.correlations import Interval
 from experiments.reward_metrics.error_categories import RewardError
+from experiments.reward_metrics.statements import Finding, Statement
 from experiments.reward_metrics.variance import reward_variance
 
 
-def statement(low: float, high: float, **region: float) -> Statement:
-    return Statement("s", "p", "m", Interval((low + high) / 2, low, high, 5), **region)
+def finding(low: float, high: float, **region: float) -> Finding:
+    statement = Statement(id="x.y", says="s", source="p", unit="seeds", ruled="2026-11-30", **region)
+    return statement.found(Interval((low + high) / 2, low, high, 5), "m")
 
 
 @pytest.mark.parametrize(
@@ -34,14 +38,39 @@ def statement(low: float, high: float, **region: float) -> Statement:
     ],
 )
 def test_the_verdict_follows_the_whole_interval(low, high, verdict):
-    assert statement(low, high, at_least=0.0, at_most=1.0).verdict is verdict
+    assert finding(low, high, at_least=0.0, at_most=1.0).verdict is verdict
 
 
-def test_statements_are_plain_json_whatever_their_numbers():
-    row = Statement("s", "p", "m", computed(math.inf), at_least=1.0).as_dict()
+def test_a_bound_that_is_excluded_is_outside_the_region():
+    assert finding(0.0, 0.0, above=0.0).verdict is Verdict.not_reproduced
+    assert finding(0.0, 0.0, at_least=0.0).verdict is Verdict.reproduced
+
+
+def test_findings_are_plain_json_whatever_their_numbers_and_are_read_back():
+    row = finding(math.inf, math.inf, at_least=1.0).as_dict()
     assert row["effect"] is None
     assert row["holds_to"] is None
     assert row["verdict"] == "reproduced"
+    found = finding(0.2, 0.4, above=0.0)
+    assert found.statement.found_in([{"id": "other"}, found.as_dict()]) == [found]
+
+
+@pytest.mark.parametrize("region", [{}, {"at_least": 2.0, "at_most": 1.0}, {"above": 1.0, "below": 1.0}])
+def test_a_statement_without_a_region_is_refused(region):
+    with pytest.raises(ValueError, match=r"statement x\.y has (no|an empty) region"):
+        finding(0.0, 1.0, **region)
+
+
+def test_what_was_drawn_is_said_with_every_number():
+    assert finding(0.2, 0.4, above=0.0).drawn == "5 seeds"
+    exact = Statement(id="x", says="s", source="p", unit="", ruled="2026-11-30", above=0.0)
+    assert exact.found(computed(1.0), "m").drawn == "exact"
+    assert exact.found(computed(1.0), "m", sample="2 pairs x 3 seeds").drawn == "2 pairs x 3 seeds"
+
+
+def test_ids_of_statements_are_unique_and_name_their_experiment():
+    assert len({statement.id for statement in STATEMENTS}) == len(STATEMENTS)
+    assert {statement.id.partition(".")[0] for statement in STATEMENTS} == set(EXPERIMENTS)
 
 
 def test_numbers_for_sentences():
@@ -124,6 +153,22 @@ def test_best_of_n_agrees_with_drawing():
 def test_benign_effects_of_both_signs_do_not_cancel():
     category = torch.full((6, 2), int(RewardError.benign_unlikely))
     effect = torch.tensor([[0.5, -0.5]] * 6).double()
-    statements = judged("s", 10, category, torch.sign(effect), effect, 0.02, np.random.default_rng(0))
-    verdicts = {item.statement: item.verdict for item in statements if "negligible probability" in item.statement}
-    assert list(verdicts.values()) == [Verdict.not_reproduced]
+    found = judged(True, 10, category, torch.sign(effect), effect)
+    verdicts = [item.verdict for item in found if item.statement.id == "error_categories.benign_unlikely"]
+    assert verdicts == [Verdict.not_reproduced]
+
+
+def test_every_recorded_horizon_is_judged():
+    category = torch.full((6, 2), int(RewardError.beneficial))
+    rises, falls = torch.full((6, 2), 0.1).double(), torch.full((6, 2), -0.1).double()
+    rises[0], falls[0] = 0.11, -0.11
+    found = [
+        item
+        for horizon, effect in ((30, falls), (300, rises))
+        for item in judged(True, horizon, category, torch.sign(effect), effect)
+        if item.statement.id == "error_categories.beneficial"
+    ]
+    assert [(item.case, item.verdict) for item in found] == [
+        ("after 30 updates", Verdict.not_reproduced),
+        ("after 300 updates", Verdict.reproduced),
+    ]

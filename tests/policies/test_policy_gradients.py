@@ -30,7 +30,7 @@ def expected_sampled_gradient(estimator: Estimator, samples: int) -> torch.Tenso
 
 @pytest.mark.parametrize(
     ("estimator", "samples"),
-    [(Estimator.reinforce, 1), (Estimator.reinforce, 3), (Estimator.rloo, 2), (Estimator.rloo, 4)],
+    [(Estimator.no_baseline, 1), (Estimator.no_baseline, 3), (Estimator.rloo, 2), (Estimator.rloo, 4)],
 )
 def test_reinforce_and_rloo_are_unbiased(estimator, samples):
     exact = exact_gradient(PROBABILITIES, REWARDS)[0, 0, 0]

@@ -48,6 +48,15 @@ def test_identity_features_are_the_tabular_policy():
     assert torch.allclose(log_linear.parameter_gradient(gradient), gradient[:, :, 0])
 
 
+def test_logits_are_fitted_up_to_the_constant_of_a_prompt():
+    """Two independent coins: log-probabilities need a constant, which their features do not have."""
+    coins = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]], dtype=torch.float64)[None, None, None]
+    probabilities = torch.tensor([[[[0.09, 0.21, 0.21, 0.49]]]], dtype=torch.float64)
+    policy = log_linear_policy(probabilities, coins)
+    assert torch.allclose(policy.probabilities(), probabilities)
+    assert torch.allclose(policy.parameters, torch.tensor(0.3 / 0.7).double().log())
+
+
 def test_impossible_policies_are_refused():
     with pytest.raises(ValueError, match=r"sum to 0\.9"):
         tabular_policy(torch.tensor([[[[0.5, 0.4]]]], dtype=torch.float64))

@@ -14,11 +14,13 @@ from rich.console import Console
 from rlhf_sweep_cases import made_run, sweep_directory, teacher_sweep
 
 from experiments.reports import rlhf_summary
-from experiments.reports.rlhf_increases import Outcome, best_arm_values, increase, points_of
+from experiments.reports.rlhf_increases import Outcome, increase, points_of
 from experiments.reports.rlhf_over_optimisation import over_optimisation_fit
 from experiments.reports.rlhf_runs import group_runs, read_runs
-from experiments.reports.rlhf_statements import statements_of
+from experiments.reports.rlhf_statements import findings_of
 from experiments.reports.rlhf_summary import presets_of, runs_of_sweep, summarise_rlhf
+from experiments.reports.rlhf_teacher_statements import correlation_between, mean_correlation_within
+from experiments.reward_metrics.correlations import chosen_by_other_seeds
 
 
 def summarised(runs, directory, draw=False):
@@ -40,13 +42,12 @@ def coefficient(document, name, outcome, point, method="pearson"):
 
 
 def verdicts(document):
-    return {item["statement"]: item["verdict"] for item in document["statements"]}
+    return {item["id"]: item["verdict"] for item in document["statements"]}
 
 
 def judged(runs, *presets):
     found, _ = read_runs(runs)
-    statements = statements_of(presets, group_runs(found), np.random.default_rng(0))
-    return {item.statement: item for item in statements}
+    return {item.statement.id: item for item in findings_of(presets, group_runs(found))}
 
 
 def test_a_planted_effect_is_found_and_everything_is_written(tmp_path):
@@ -58,7 +59,7 @@ def test_a_planted_effect_is_found_and_everything_is_written(tmp_path):
     assert row["low"] > 0
     assert row["permutation_p"] < 0.01
     assert row["reward_models"] == 12  # the ground truth itself is none
-    assert verdicts(document)["reward variance predicts the proxy increase"] == "reproduced"
+    assert verdicts(document)["rlhf.variance_proxy"] == "reproduced"
     for name in ("comparison.json", "statements.json", "comparison.parquet"):
         assert (directory / name).is_file()
     names = {path.name for path in (directory / "figures").glob("*.png")}
@@ -77,30 +78,24 @@ def test_planted_nulls_are_found_no_more_often_than_they_should_be(tmp_path):
     for repetition in range(12):
         folder = tmp_path / str(repetition)
         found = judged(teacher_sweep(folder, effect=0.0, draws=repetition, seeds=2), "good_teacher")
-        claims = ("reward variance predicts the proxy increase", "reward variance predicts the ground truth increase")
+        claims = ("rlhf.variance_proxy", "rlhf.variance_truth")
         false += sum(found[claim].verdict == "reproduced" for claim in claims)
     assert false <= 3  # of 24, each at most 2.5 %
 
 
 def test_low_variance_slows_the_perfect_reward_model_down(tmp_path):
     found = judged(teacher_sweep(tmp_path, effect=3.0, noise=0.005), "good_teacher")
-    claim = "at equal (perfect) accuracy, low reward variance slows learning down"
-    assert found[claim].verdict == "reproduced"
-    assert found[claim].effect.n == 3
-    best = "the perfectly accurate reward model of low variance is a worse teacher than the best proxy"
-    assert found[best].verdict == "reproduced"
-    ends = (
-        "at the end too, low reward variance has held learning back at equal (perfect) accuracy",
-        "at the end too, the best proxy is ahead of the perfect reward model of low variance",
-    )
-    assert [found[end].verdict for end in ends] == ["reproduced", "reproduced"]
+    assert found["rlhf.low_variance_slows"].verdict == "reproduced"
+    assert found["rlhf.low_variance_slows"].drawn == "3 seeds"
+    for name in ("low_variance_at_end", "perfect_is_worse", "perfect_is_worse_at_end"):
+        assert found[f"rlhf.{name}"].verdict == "reproduced"
 
 
 def test_the_best_arm_is_chosen_by_the_other_seeds():
     values = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.6]])
     # Without seed 0 the second arm is best (0.55 to 0); without seed 1 the first (0.5 to 0.3), as without seed 2.
-    assert best_arm_values(values).tolist() == [0.0, 0.0, 0.0]
-    assert np.isnan(best_arm_values(values[:, :1])).all()
+    assert chosen_by_other_seeds(values).tolist() == [0.0, 0.0, 0.0]
+    assert np.isnan(chosen_by_other_seeds(values[:, :1])).all()
 
 
 def test_increases_are_read_off_between_two_looks(tmp_path):
@@ -190,29 +185,57 @@ def test_the_same_runs_have_the_same_summary_in_any_order(tmp_path):
     assert runs_of_sweep(directory) == runs
 
 
-def test_policies_are_settings_of_their_own_and_the_best_reward_model_may_depend_on_them(tmp_path):
+def policies_sweep(tmp_path, policies, models):
+    """Reward models of which every second suits the policies of one mechanism, the others those of the other."""
     directory = sweep_directory(tmp_path, "policy_dependence")
     draw = np.random.default_rng(0)
     runs = []
-    for policy in ("gqa, 200,000 tokens", "gla, 200,000 tokens", "gla, 400,000 tokens"):
-        for place, arm in enumerate(("first", "second", "third", "fourth")):
-            suits = (place % 2 == 0) == policy.startswith("gqa")
+    for number in range(policies):
+        mechanism = "gqa" if number % 2 else "gla"
+        for place in range(models):
+            suits = (place % 2 == 0) == (mechanism == "gqa")
             variance = 0.3 + 0.5 * suits + 0.02 * place
-            for seed in range(4):
+            for seed in range(3):
                 speed = variance + 0.02 * draw.normal()
                 runs.append(
                     made_run(
-                        directory, arm=arm, seed=seed, policy=policy, properties={"variance": variance},
-                        settings={"training.tokens": policy.split()[1]},
+                        directory, arm=f"model_{place}", seed=seed, policy=f"{mechanism}, {number}00,000 tokens",
+                        properties={"variance": variance}, settings={"training.tokens": number},
                         proxy=lambda share, speed=speed: speed * share, truth=lambda share, speed=speed: speed * share,
                     )
                 )  # fmt: skip
-    found, _ = read_runs(runs)
-    settings = group_runs(found)
+    return runs
+
+
+def test_policies_are_settings_of_their_own_and_the_best_reward_model_may_depend_on_them(tmp_path):
+    runs = policies_sweep(tmp_path, policies=3, models=4)
+    settings = group_runs(read_runs(runs)[0])
     assert [setting.label for setting in settings] == [setting.policy for setting in settings]
     assert all(len(setting.arms) == 4 for setting in settings)
-    statements = statements_of(["policy_dependence"], settings, np.random.default_rng(0))
-    assert [item.verdict for item in statements] == ["reproduced"] * 3
+    found = judged(runs, "policy_dependence")
+    assert found["rlhf.choice_by_policy"].verdict == "reproduced"
+    assert found["rlhf.choice_by_policy"].drawn == "3 seeds, in each the same 3 policies x 4 reward models"
+
+
+def test_a_few_shared_reward_models_have_no_interval_however_many_policies_and_seeds_there_are(tmp_path):
+    found = judged(policies_sweep(tmp_path, policies=4, models=4), "policy_dependence")
+    within = found["rlhf.variance_within_policy"]
+    assert within.effect.value > 0.9
+    assert np.isnan(within.effect.low)
+    assert within.drawn == "4 reward models, the same for 4 policies"
+    assert found["rlhf.variance_between_policies"].verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(1.0, "reproduced"), (0.0, "inconclusive"), (-1.0, "not reproduced")])
+def test_with_enough_policies_and_reward_models_planted_correlations_are_judged(slope, verdict):
+    draw = np.random.default_rng(1)
+    variances = draw.uniform(size=(9, 9))
+    gains = slope * variances + draw.normal(size=9) + 0.1 * draw.normal(size=(9, 9))  # models differ, in all policies
+    assert correlation_between(variances, gains).n == 9
+    assert np.sign(correlation_between(variances, gains).low) == (1 if slope > 0 else -1)
+    within, p = mean_correlation_within(variances, slope * variances + 0.1 * draw.normal(size=(9, 9)))
+    assert (p < 0.05) == (verdict != "inconclusive")
+    assert within.excludes(0) == (verdict != "inconclusive")
 
 
 def test_other_settings_and_knobs_of_one_reward_are_told_apart(tmp_path):
@@ -231,11 +254,12 @@ def test_other_settings_and_knobs_of_one_reward_are_told_apart(tmp_path):
     assert [arm.label for arm in settings[0].arms] == ["noisy prompt_spread=0.0", "noisy prompt_spread=1.0"]
 
 
-def test_binary_credit_wins_where_constraints_are_uneven(tmp_path):
+def credit_sweep(tmp_path, handicaps):
+    """Pairs of constraints with their rates at the start and what partial credit loses."""
     directory = sweep_directory(tmp_path, "partial_credit")
     draw = np.random.default_rng(0)
     runs = []
-    for first, second, handicap in ((0.9, 0.05, 0.3), (0.8, 0.1, 0.3), (0.3, 0.25, 0.0), (0.2, 0.2, 0.0)):
+    for first, second, handicap in handicaps:
         for arm in ("partial_credit", "binary_credit"):
             for seed in range(3):
                 end = 0.6 - handicap * (arm == "partial_credit") + 0.01 * draw.normal()
@@ -247,9 +271,29 @@ def test_binary_credit_wins_where_constraints_are_uneven(tmp_path):
                         proxy=lambda share: share, truth=lambda share, end=end: end * share,
                     )
                 )  # fmt: skip
-    found = judged(runs, "partial_credit")
-    assert len(found) == 3
-    assert {item.verdict for item in found.values()} == {"reproduced"}
+    return runs
+
+
+EVEN_AND_UNEVEN = ((0.9, 0.05), (0.8, 0.1), (0.9, 0.2), (0.7, 0.1), (0.3, 0.25), (0.2, 0.2), (0.31, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("handicap", "verdicts"),
+    [(0.3, ["reproduced", "reproduced", "reproduced"]), (0.0, ["inconclusive", "reproduced", "inconclusive"])],
+)
+def test_binary_credit_wins_where_constraints_are_uneven(tmp_path, handicap, verdicts):
+    pairs = [(a, b, handicap * (a >= 4 * b)) for a, b in EVEN_AND_UNEVEN]
+    found = judged(credit_sweep(tmp_path, pairs), "partial_credit")
+    assert [found[f"rlhf.{name}"].verdict for name in ("uneven_pairs", "even_pairs", "unevenness")] == verdicts
+    assert found["rlhf.even_pairs"].drawn == "3 pairs x 3 seeds"
+
+
+def test_seeds_of_one_pair_say_nothing_of_pairs(tmp_path):
+    found = judged(credit_sweep(tmp_path, [(0.9, 0.05, 0.3), (0.3, 0.25, 0.2), (0.2, 0.2, -0.2)]), "partial_credit")
+    assert found["rlhf.uneven_pairs"].effect.value > 0.25
+    assert found["rlhf.uneven_pairs"].verdict == "inconclusive"
+    assert found["rlhf.uneven_pairs"].drawn == "1 pair x 3 seeds"
+    assert found["rlhf.even_pairs"].verdict == "inconclusive"  # pooled, six seeds would have an interval of their own
 
 
 def test_over_optimisation_is_found_where_the_truth_peaks_before_the_end(tmp_path):
@@ -298,9 +342,8 @@ def test_harm_aware_accuracy_beats_accuracy_where_that_was_planted(tmp_path):
                 )
             )  # fmt: skip
     found = judged(runs, "harm_aware")
-    better = "harm-aware accuracy correlates better with the ground truth increase than accuracy"
-    assert found[better].verdict == "reproduced"
-    assert found["but weakly: its correlation stays below .4"].verdict == "not reproduced"
+    assert found["rlhf.harm_aware_better"].verdict == "reproduced"
+    assert found["rlhf.harm_aware_weak"].verdict == "not reproduced"
 
 
 def test_the_preset_decides_what_is_judged(tmp_path):

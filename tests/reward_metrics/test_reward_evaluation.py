@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.reward_metrics import harm_aware
 from experiments.reward_metrics.accuracy import accuracy_on_pairs, on_policy_accuracy
 from experiments.reward_metrics.error_categories import RewardError
 from experiments.reward_metrics.evaluation import OffPolicyPairs, error_shares, evaluate_reward_models
@@ -96,30 +95,14 @@ def test_the_chief_properties_by_hand():
 def test_every_property_is_that_of_its_own_module():
     data, pairs = probe(), off_policy()
     values = evaluated(data, off_policy=pairs).values
-    rewards, truth, logs, lengths = tensors(data)
-    per_token = harm_aware.length_normalised(logs, lengths)
-    samples = harm_aware.pairs_of_samples(truth)
-    chosen, rejected = samples.of(rewards)
-    mean, mask = rewards.mean(-1), samples.mask
+    rewards, truth, _, _ = tensors(data)
     expected = {
         "variance": reward_variance(rewards),
         "on_policy_accuracy": on_policy_accuracy(rewards, truth),
-        "strict_accuracy": harm_aware.pairwise_accuracy(chosen, rejected, mask),
-        "harm_aware_accuracy": harm_aware.pairwise_harm_aware_accuracy(chosen, rejected, mean, mask),
         "off_policy_accuracy": accuracy_on_pairs(
             torch.from_numpy(pairs.rewards)[:, :, None], torch.from_numpy(pairs.ground_truth)[:, None]
         ),
     }
-    for prefix, scores in (("", logs), ("length_normalised_", per_token)):
-        of_pairs = samples.of(scores)
-        expected[f"{prefix}weighted_accuracy"] = harm_aware.pairwise_weighted_accuracy(
-            chosen, rejected, *of_pairs, mask
-        )
-        expected[f"{prefix}weighted_harm_aware_accuracy"] = harm_aware.pairwise_weighted_harm_aware_accuracy(
-            chosen, rejected, *of_pairs, mean, mask
-        )
-        weights = harm_aware.pair_weights(*of_pairs, mask)
-        expected[f"{prefix}effective_comparisons"] = harm_aware.effective_sample_size(weights).expand(3)
     for name, tensor in expected.items():
         np.testing.assert_allclose(values[name], tensor.numpy(), rtol=1e-12, err_msg=name)
     for model in range(3):
@@ -127,31 +110,24 @@ def test_every_property_is_that_of_its_own_module():
             assert values[name.removeprefix("reward/")][model] == pytest.approx(value), name
 
 
-def test_one_against_many_is_that_of_the_harm_aware_module_where_nothing_ties():
+def test_harm_aware_accuracies_are_those_of_a_loop_over_pairs():
     data = probe()
-    data["ground_truth"] = generator(9).normal(size=data["ground_truth"].shape)
     values = evaluated(data).values
-    rewards, truth, logs, lengths = tensors(data)
-    order = truth.argsort(dim=-1, descending=True)
-
-    def split(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        arranged = tensor.gather(-1, order.expand(tensor.shape))
-        return arranged[..., 0], arranged[..., 1:]
-
-    mean = rewards.mean(-1)
-    expected = {
-        "one_vs_many_strict_accuracy": harm_aware.one_vs_many_accuracy(*split(rewards)),
-        "one_vs_many_harm_aware_accuracy": harm_aware.one_vs_many_harm_aware_accuracy(*split(rewards), mean),
-    }
-    for prefix, scores in (("", logs), ("length_normalised_", harm_aware.length_normalised(logs, lengths))):
-        expected[f"one_vs_many_{prefix}weighted_accuracy"] = harm_aware.one_vs_many_weighted_accuracy(
-            *split(rewards), *split(scores)
-        )
-        expected[f"one_vs_many_{prefix}weighted_harm_aware_accuracy"] = (
-            harm_aware.one_vs_many_weighted_harm_aware_accuracy(*split(rewards), *split(scores), mean)
-        )
-    for name, tensor in expected.items():
-        np.testing.assert_allclose(values[name], tensor.numpy(), rtol=1e-12, err_msg=name)
+    for model in range(3):
+        right, forgiven, weights = [], [], []
+        for rewards, truth, logs in zip(
+            data["rewards"][model], data["ground_truth"], data["log_probabilities"], strict=True
+        ):
+            for c in range(5):
+                for r in range(5):
+                    if truth[c] > truth[r]:
+                        right.append(rewards[r] < rewards[c])
+                        forgiven.append(rewards[r] < max(rewards[c], rewards.mean()))
+                        weights.append(np.exp(logs[c] + logs[r]))
+        assert values["strict_accuracy"][model] == pytest.approx(np.mean(right))
+        assert values["harm_aware_accuracy"][model] == pytest.approx(np.mean(forgiven))
+        assert values["weighted_accuracy"][model] == pytest.approx(np.average(right, weights=weights))
+        assert values["weighted_harm_aware_accuracy"][model] == pytest.approx(np.average(forgiven, weights=weights))
 
 
 def test_resamples_are_the_properties_of_the_prompts_that_were_drawn():
