@@ -1,6 +1,6 @@
 """How often do the intervals that decide on statements cover what they are to cover, at the n in use?
 
-    python -m experiments.reports.interval_coverage --write docs/coverage.md      # two minutes
+    python -m experiments.reports.interval_coverage --write docs/coverage.md      # a minute
 
 Data are drawn anew in every repetition, the interval of the library is taken, and the truth is looked for in it.
 """
@@ -34,7 +34,7 @@ DRAWS: dict[str, Draw] = {
     "skewed (exponential)": lambda generator, shape: generator.exponential(size=shape) - 1,
     "heavy tails (t, 5 degrees)": lambda generator, shape: generator.standard_t(5, size=shape) * math.sqrt(0.6),
 }
-REPETITIONS = 2000
+REPETITIONS = 1000
 # Correlations of two predictors with the outcome, and with each other.
 GAPS = {"r .8 and .75, alike": (0.8, 0.75, 0.95), "r .9 and -.2": (0.9, -0.2, -0.1), "r 0 and 0": (0.0, 0.0, 0.0)}
 INTRODUCTION = """# Coverage of the intervals that decide on statements

@@ -329,13 +329,17 @@ LENGTHS = {(8192, 4096): "8K, 4K", (32768, 4096): "32K, 4K", (65536, 2048): "up 
 def controlled(published: Path) -> str:
     """How many statements of each controlled experiment came out how, and the seeds or settings behind each."""
 
+    def tested(place: Path) -> list[Row]:
+        return [item for item in read_json(place) if item["kind"] != "check"]
+
     def count(verdict: str) -> Column[Path]:
-        return Column(verdict, lambda place: sum(item["verdict"] == verdict for item in read_json(place)))
+        return Column(verdict, lambda place: sum(item["verdict"] == verdict for item in tested(place)))
 
     columns: list[Column[Path]] = [
         Column("`experiment=`", lambda place: f"`{place.parent.name}`"),
         *(count(verdict) for verdict in ("reproduced", "inconclusive", "not reproduced")),
-        Column("n", lambda place: n_to_n(item["n"] for item in read_json(place))),
+        Column("checks of the code", lambda place: len(read_json(place)) - len(tested(place))),
+        Column("n", lambda place: n_to_n(item["n"] for item in tested(place))),
     ]
     return markdown_table(columns, sorted((published / "controlled").glob("*/statements.json")))
 
@@ -355,14 +359,29 @@ def statements(place: Path) -> str:
         interval = "(exact)" if low == high else f"[{number(low)}, {number(high)}]"
         return f"{number(item['effect'])} {interval}"
 
+    def drawn(item: Row) -> str:
+        return item["sample"] or ("exact" if item["unit"] == "exact" else f"{item['n']:,} {item['unit']}")
+
+    def verdict(item: Row) -> str:
+        words = [item["verdict"], "" if item["kind"] == "paper" else item["kind"]]
+        return ", ".join([word for word in words if word] + (["exploratory"] if day <= item["ruled"] else []))
+
+    day = latest_day(place)
     columns: list[Column[Row]] = [
         Column("statement", text("statement")),
         Column("effect [95 % interval]", effect),
-        Column("n", "n", "{:,}"),
-        Column("verdict", "verdict"),
+        Column("n", drawn),
+        Column("verdict", verdict),
         Column("what was measured", text("measured")),
     ]
     return markdown_table(columns, read_json(place / "statements.json"))
+
+
+def latest_day(place: Path) -> str:
+    """The day on which the runs of a published result ended: statements ruled on it or later are exploratory."""
+    runs = read_json(place / "provenance.json")["runs"]
+    ended = [run["ended"] for run in (runs if isinstance(runs, list) else [runs])]
+    return max(day for item in ended for day in (item if isinstance(item, list) else [item]))[:10]
 
 
 def number(value: float) -> str:

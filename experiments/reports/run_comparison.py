@@ -1,8 +1,9 @@
 """`rl-exp report compare`: arms of runs against each other, number by number, with intervals and tests over seeds.
 
-Runs that differ in their seed only are one arm. Intervals: Student's t over seeds. Tests are two-sided against the first arm: paired t on the seeds that both
-arms have (they share data order and noise), Welch's t where they share fewer than two; p values are corrected for the
-number of arms (Holm). Where every difference is the same number there is nothing to test: it is exact.
+Runs that differ in their seed only are one arm. Intervals: Student's t over seeds. Tests are two-sided against the
+first arm: paired t on the seeds that both arms have (they share data order and noise), Welch's t where they share fewer
+than two; p values are corrected for the number of arms (Holm). Where every difference is the same number there is
+nothing to test: it is exact.
 """
 
 from __future__ import annotations
