@@ -5,6 +5,8 @@ Light, so that the ledger of claims can read it without torch.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from experiments.reward_metrics.statements import Kind, Statement
 
 ERRORS = "When Errors Can Be Beneficial, "
@@ -113,25 +115,28 @@ WORSE_STALLING = Statement(
 # error_categories ----------------------------------------------------------------------------------------------------
 
 
-def _category(name: str, says: str, **region: float) -> tuple[Statement, Statement]:
+def _category(
+    name: str, says: str, *, at_most: float | None = None, above: float | None = None, below: float | None = None
+) -> tuple[Statement, Statement]:
     """On tabular policies, of which the paper's theorem speaks, and on random features, of which it does not."""
-    source, unit = ERRORS + "categories of reward errors", "problems"
-    orthonormal = "the paper's conditions are for orthonormal features"
-    return (
-        Statement(
-            id=f"error_categories.{name}", says=f"{says} (tabular)", source=source, unit=unit, ruled=REVIEW, **region
-        ),
-        Statement(
-            id=f"error_categories.features.{name}",
-            says=f"{says} (random features)",
-            source=source,
-            unit=unit,
-            ruled=REVIEW,
-            kind=Kind.ours,
-            aside=f"ours: {orthonormal}",
-            **region,
-        ),
+    tabular = Statement(
+        id=f"error_categories.{name}",
+        says=f"{says} (tabular)",
+        source=ERRORS + "categories of reward errors",
+        unit="problems",
+        ruled=REVIEW,
+        at_most=at_most,
+        above=above,
+        below=below,
     )
+    features = replace(
+        tabular,
+        id=f"error_categories.features.{name}",
+        says=f"{says} (random features)",
+        kind=Kind.ours,
+        aside="ours: the paper's conditions are for orthonormal features",
+    )
+    return tabular, features
 
 
 # By name of the category, each judged after every recorded number of updates.

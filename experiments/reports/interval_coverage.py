@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,52 +55,66 @@ than they should be.
 
 def cases() -> Iterator[Case]:
     """Every interval at the n at which statements use it."""
-    for name, draw in DRAWS.items():
+    for name in DRAWS:
         for n in (2, 3, 5, 10, 50):
-            yield "mean, Student", name, n, 0.0, lambda g, d=draw, n=n: student_interval(d(g, (n,)))
+            yield "mean, Student", name, n, 0.0, partial(mean, name, n)
     for n in (50, 200):
-        yield (
-            "mean of paired outcomes, Student", "first, second or neither (.3, .1, .6)", n, 0.2,
-            lambda g, n=n: student_interval(g.choice([1.0, -1.0, 0.0], p=[0.3, 0.1, 0.6], size=n)),
-        )  # fmt: skip
+        data = "first, second or neither (.3, .1, .6)"
+        yield "mean of paired outcomes, Student", data, n, 0.2, partial(outcomes, n)
     for name in ("normal", "uniform", "heavy tails (t, 5 degrees)"):
-        draw = DRAWS[name]
         for n in (6, 11, 12):
-            yield "Pearson's r = .8", name, n, 0.8, lambda g, d=draw, n=n: fisher_interval(*mixed(d(g, (n, 2)), 0.8))
-        for label, (first, second, between) in GAPS.items():
-            root = np.linalg.cholesky(np.array([[1, between, first], [between, 1, second], [first, second, 1]]))
+            yield "Pearson's r = .8", name, n, 0.8, partial(one_correlation, name, n)
+        for label, correlations in GAPS.items():
             for n in (6, 11, 12):
-                yield (
-                    f"difference of {label}", name, n, first - second,
-                    lambda g, d=draw, n=n, root=root: correlation_difference(*(d(g, (n, 3)) @ root.T).T),
-                )  # fmt: skip
+                truth = correlations[0] - correlations[1]
+                yield f"difference of {label}", name, n, truth, partial(two_correlations, name, n, correlations)
     for n in (6, 9):
-        yield "mean r = .8 within 4 policies, over shared reward models", "normal", n, 0.8, lambda g, n=n: within(g, n)
-        yield "r = 0 between n policies, over 4 reward models", "normal", n, 0.0, lambda g, n=n: between_policies(g, n)
+        yield "mean r = .8 within 4 policies, over shared reward models", "normal", n, 0.8, partial(within, n)
+        yield "r = 0 between n policies, over 4 reward models", "normal", n, 0.0, partial(between_policies, n)
     for n in (9, 15):
-        yield "ratio of median times, quartiles", "lognormal, .1", n, 1.0, lambda g, n=n: ratio_of_times(g, n)
+        yield "ratio of median times, quartiles", "lognormal, .1", n, 1.0, partial(ratio_of_times, n)
 
 
-def mixed(values: Floats, r: float) -> tuple[Floats, Floats]:
-    """Two lists [n] of correlation r, from independent ones [n, 2]."""
-    return values[:, 0], r * values[:, 0] + math.sqrt(1 - r * r) * values[:, 1]
+def mean(name: str, n: int, generator: np.random.Generator) -> Interval:
+    """Of n draws."""
+    return student_interval(DRAWS[name](generator, (n,)))
 
 
-def within(generator: np.random.Generator, models: int) -> Interval:
+def outcomes(n: int, generator: np.random.Generator) -> Interval:
+    """Of two arms under common random numbers, which is first."""
+    return student_interval(generator.choice([1.0, -1.0, 0.0], p=[0.3, 0.1, 0.6], size=n))
+
+
+def one_correlation(name: str, n: int, generator: np.random.Generator) -> Interval:
+    """Of .8."""
+    x, noise = DRAWS[name](generator, (2, n))
+    return fisher_interval(x, 0.8 * x + 0.6 * noise)
+
+
+def two_correlations(
+    name: str, n: int, correlations: tuple[float, float, float], generator: np.random.Generator
+) -> Interval:
+    """Of two predictors with one outcome."""
+    first, second, between = correlations
+    root = np.linalg.cholesky(np.array([[1, between, first], [between, 1, second], [first, second, 1]]))
+    return correlation_difference(*(root @ DRAWS[name](generator, (3, n))))
+
+
+def within(models: int, generator: np.random.Generator) -> Interval:
     """Four policies that share most of what makes a reward model fast."""
     variance, shared = generator.normal(size=(2, models))
     own = math.sqrt(0.9) * shared + math.sqrt(0.1) * generator.normal(size=(4, models))
     return mean_correlation_within(np.tile(variance, (4, 1)), 0.8 * variance + 0.6 * own)[0]
 
 
-def between_policies(generator: np.random.Generator, policies: int) -> Interval:
+def between_policies(policies: int, generator: np.random.Generator) -> Interval:
     """Policies that are slow or fast, and of high or low variance, with all reward models alike."""
     shared = generator.normal(size=(2, policies, 1))
     variances, gains = math.sqrt(0.8) * shared + math.sqrt(0.2) * generator.normal(size=(2, policies, 4))
     return correlation_between(variances, gains)
 
 
-def ratio_of_times(generator: np.random.Generator, rounds: int) -> Interval:
+def ratio_of_times(rounds: int, generator: np.random.Generator) -> Interval:
     """Two mechanisms of the same median time."""
     rows = []
     for _ in range(2):

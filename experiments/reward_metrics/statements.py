@@ -167,8 +167,10 @@ def recorded(statement: Statement, document: Any) -> list[Finding]:
     for row in rows:
         if row.get("id") != statement.id:
             continue
-        numbers = [math.nan if value is None else float(value) for value in (row["effect"], *row["interval"])]
-        effect = Interval(*numbers, n=int(row["n"]))
+        value, low, high = (
+            math.nan if number is None else float(number) for number in (row["effect"], *row["interval"])
+        )
+        effect = Interval(value, low, high, int(row["n"]))
         findings.append(statement.found(effect, str(row["measured"]), case=row["case"], sample=row["sample"]))
     return findings
 
