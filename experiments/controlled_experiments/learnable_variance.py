@@ -27,13 +27,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.controlled_experiments.findings import Findings, Progress, Statement
+from experiments.controlled_experiments.findings import Findings, Progress
+from experiments.controlled_experiments.statements import (
+    ALIGNED_RISES,
+    LEARNABLE_SPEED,
+    OPPOSED_FALLS,
+    SIGNAL_PREDICTS,
+    UNLEARNABLE,
+)
 from experiments.policies.ascent import Trajectory, ascend, log_spaced_steps, reward_gradient
 from experiments.policies.signals import exact_signals
 from experiments.policies.softmax import SoftmaxPolicy, expected
 from experiments.reports.style import BLUE, DARK_GREY, VERMILION, figure_style
 from experiments.reward_metrics.accuracy import policy_accuracy
-from experiments.reward_metrics.correlations import Interval, mean_interval
+from experiments.reward_metrics.correlations import student_interval
 from experiments.reward_metrics.variance import policy_reward_variance
 from experiments.runs.seeds import SeedStreams
 
@@ -41,7 +48,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SOURCE = "this project: docs/teaching_signal.md"
 CORRELATION = 0.4  # of every reward model with the ground truth, under the initial policy
 ALONG, ASIDE = 0.3, 0.4  # learnable parts of `direction`: along the ground truth's (plus or minus) and orthogonal to it
 DIRECTIONS = ("aligned", "opposed")
@@ -92,7 +98,7 @@ def learnable_variance(
     proxy, true = (increase[name][-1].numpy() for name in ("proxy", "truth"))
 
     # Statements --------------------------------------------------------------------------------------------------
-    bootstrap, count = streams.numpy("bootstrap"), len(shares)
+    count = len(shares)
     learnable, teaching = signals.learnable_variance.numpy(), signals.teaching_signal.numpy()
     some = [place for place, share in enumerate(shares) if share > 0]
     aligned, opposed = true[count], true[count + 1]
@@ -100,36 +106,24 @@ def learnable_variance(
     predicted = np.array([np.corrcoef(teaching[:, seed], true[:, seed])[0, 1] for seed in range(seeds)])
     spread = float((variance - 1).abs().max())
     statements = [
-        Statement(
-            "of reward models with equal variance, those whose variance is learnable are faster, in proportion",
-            SOURCE,
+        LEARNABLE_SPEED.found(
+            student_interval(slopes),
             f"slope of log proxy increase after {steps} updates against log learnable share; all reward variances are "
             f"1 within {spread:.1g}, mean accuracies between {accuracy.mean(-1).min():.3f} and "
             f"{accuracy.mean(-1).max():.3f}",
-            mean_interval(slopes, generator=bootstrap),
-            at_least=0.8,
-            at_most=1.2,
         ),
         *(
-            Statement(
-                "a reward model whose variance cannot be learned teaches nothing, as accurate as it is",
-                SOURCE,
-                f"increase of the ground truth after {steps} updates, learnable share 0",
-                mean_interval(true[place], generator=bootstrap),
-                at_least=-1e-9,
-                at_most=1e-9,
+            UNLEARNABLE.found(
+                student_interval(true[place]), f"increase of the ground truth after {steps} updates, learnable share 0"
             )
             for place, share in enumerate(shares)
             if share == 0
         ),
-        _direction_statement("rises", "along", mean_interval(aligned, generator=bootstrap), at_least=0.0),
-        _direction_statement("falls", "against", mean_interval(opposed, generator=bootstrap), at_most=0.0),
-        Statement(
-            "the teaching signal says beforehand how much the ground truth will gain",
-            SOURCE,
+        ALIGNED_RISES.found(student_interval(aligned), "increase of the ground truth"),
+        OPPOSED_FALLS.found(student_interval(opposed), "increase of the ground truth"),
+        SIGNAL_PREDICTS.found(
+            student_interval(predicted),
             f"Pearson's r of teaching signal and increase of the ground truth over all {len(rewards)} reward models",
-            mean_interval(predicted, generator=bootstrap),
-            at_least=0.9,
         ),
     ]
     labels = [f"learnable share {share:g}" for share in shares] + list(DIRECTIONS)
@@ -170,17 +164,6 @@ def learnable_variance(
             "truth_increase/aligned": float(aligned.mean()),
             "truth_increase/opposed": float(opposed.mean()),
         },
-    )
-
-
-def _direction_statement(moves: str, way: str, effect: Interval, **region: float) -> Statement:
-    return Statement(
-        f"with equal variance, accuracy and learning signal the ground truth {moves} if the learnable part points "
-        f"{way} its own",
-        SOURCE,
-        "increase of the ground truth",
-        effect,
-        **region,
     )
 
 

@@ -432,6 +432,58 @@ NEXT_TO_NONE = Statement(
     above=0.0,
 )
 
+# learnable_variance --------------------------------------------------------------------------------------------------
+
+SIGNALS = "this project: docs/teaching_signal.md"
+EQUALS = "with equal variance, accuracy and learning signal the ground truth"
+LEARNABLE_SPEED = Statement(
+    id="learnable_variance.speed",
+    says="of reward models with equal variance, those whose variance is learnable are faster, in proportion",
+    source=SIGNALS,
+    unit="seeds",
+    ruled=REVIEW,
+    kind=Kind.ours,
+    at_least=0.8,
+    at_most=1.2,
+)
+UNLEARNABLE = Statement(
+    id="learnable_variance.unlearnable",
+    says="a reward model whose variance cannot be learned teaches nothing, as accurate as it is",
+    source=SIGNALS,
+    unit="seeds",
+    ruled=REVIEW,
+    kind=Kind.ours,
+    at_least=-1e-9,
+    at_most=1e-9,
+)
+ALIGNED_RISES = Statement(
+    id="learnable_variance.aligned",
+    says=f"{EQUALS} rises if the learnable part points along its own",
+    source=SIGNALS,
+    unit="seeds",
+    ruled=REVIEW,
+    kind=Kind.ours,
+    at_least=0.0,
+)
+OPPOSED_FALLS = Statement(
+    id="learnable_variance.opposed",
+    says=f"{EQUALS} falls if the learnable part points against its own",
+    source=SIGNALS,
+    unit="seeds",
+    ruled=REVIEW,
+    kind=Kind.ours,
+    at_most=0.0,
+)
+SIGNAL_PREDICTS = Statement(
+    id="learnable_variance.signal_predicts",
+    says="the teaching signal says beforehand how much the ground truth will gain",
+    source=SIGNALS,
+    unit="seeds",
+    ruled=REVIEW,
+    kind=Kind.ours,
+    at_least=0.9,
+)
+
 STATEMENTS: tuple[Statement, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Statement)
 ) + tuple(statement for pair in CATEGORIES.values() for statement in pair)
