@@ -50,8 +50,10 @@ def test_an_even_number_of_sizes_has_the_mean_of_the_middle_two_as_median(tmp_pa
 
 def test_a_statement_without_an_interval_says_so(tmp_path):
     item = {"statement": "a | b", "effect": 0.5, "interval": None, "n": 1, "verdict": "inconclusive", "measured": "c"}
+    item |= {"unit": "seeds", "sample": "1 pair x 3 seeds", "kind": "paper", "ruled": "2026-11-30"}
     place = tmp_path / "rlhf" / "mine"
     place.mkdir(parents=True)
     (place / "statements.json").write_text(json.dumps([item]))
+    (place / "provenance.json").write_text(json.dumps({"runs": {"ended": ["2026-11-29T21:00:00+00:00"]}}))
     text = "<!-- table: rlhf/mine -->\n<!-- end of table -->"
-    assert "| a \\| b | 0.5, no interval | 1 | inconclusive | c |" in render(text, tmp_path)
+    assert "| a \\| b | 0.5, no interval | 1 pair x 3 seeds | inconclusive, exploratory | c |" in render(text, tmp_path)
