@@ -32,6 +32,13 @@ class OffPolicy(StrEnum):
     dataset = "dataset"  # the pair that a preference data set has for each prompt
 
 
+class RewardPrompts(StrEnum):
+    """Which prompts preference pairs are made for."""
+
+    disjoint = "disjoint"  # as many others as the policy is trained and probed on (the good-teacher paper splits too)
+    shared = "shared"  # those that the policy is trained and probed on
+
+
 @dataclass
 class ScaledConfig:
     """The ground truth, shrunk on a share of the prompts (good-teacher paper, appendix F.1)."""
@@ -124,6 +131,7 @@ class TrainedRewardConfig:
     # share of prompts whose pair the initial policy sampled
     on_policy_share: float = limited(1.0, at_least=0, at_most=1)
     off_policy: OffPolicy = OffPolicy.corpus  # of the other prompts
+    prompts: RewardPrompts = RewardPrompts.disjoint
     layers: int | None = None  # leading blocks of the policy that are kept; null: all
     label_noise: float = limited(0.0, at_least=0, at_most=1)  # share of labels flipped
     epochs: int = limited(2, at_least=1)

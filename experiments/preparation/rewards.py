@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from conf.reward_config import OffPolicy, RewardConfig, named_reward
+from conf.reward_config import OffPolicy, RewardConfig, RewardPrompts, named_reward
 from experiments.preparation.setup import Setup
-from experiments.preparation.task import prepare_text
+from experiments.preparation.task import prepare_task, prepare_text
 from experiments.rewards.ensemble import Ensemble
 from experiments.rewards.families import RewardFamily, synthetic_reward
 from experiments.rewards.hub_reward import HubReward, SequenceClassifierScorer
 from experiments.rewards.prompt_constants import with_prompt_spread
 from experiments.rewards.reward import Reward
 from experiments.rewards.trained import TrainedReward
+from experiments.tasks.task import Prompt, Task
 from experiments.training.completion_sources import (
     CompletionSource,
     CorpusContinuations,
@@ -75,15 +77,16 @@ def _reward(setup: Setup, settings: RewardConfig) -> Reward:
 
 def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
     """A Bradley-Terry reward model on pairs of this policy and task; pairs and model are artifacts."""
-    trained, policy, task, run = settings.trained, setup.policy, setup.task, setup.run
+    trained, policy, run = settings.trained, setup.policy, setup.run
     seed = setup.config.seed_of(settings.seed)
     run.console.print(
         f"[bold]reward[/]    {settings.name}: preference pairs and Bradley-Terry training", highlight=False
     )
+    task, prompts = _prompts_of_pairs(setup, trained.prompts)
     pairs, made_of = stored_preference_pairs(
         run.artifacts,
         task,
-        task.prompts,
+        prompts,
         policy.tokenizer,
         policy_address=policy.address,
         on_policy=PolicySamples(policy.initial_sampler(task)),
@@ -107,7 +110,24 @@ def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
         centre_coefficient=trained.centre_coefficient,
         seed=seed,
     )
-    return TrainedReward(settings.name, model, {**made_of.facts, **artifact.facts, "artifact": artifact.address})
+    facts = {**made_of.facts, "prompt_split": str(trained.prompts)}
+    return TrainedReward(settings.name, model, {**facts, **artifact.facts, "artifact": artifact.address})
+
+
+def _prompts_of_pairs(setup: Setup, which: RewardPrompts) -> tuple[Task, Sequence[Prompt]]:
+    """Prompts for preference pairs, and the task that scores their completions."""
+    if which is RewardPrompts.shared:
+        return setup.task, setup.task.prompts
+    config, used = setup.config, len(setup.task.prompts)
+    wider = replace(config, task=replace(config.task, prompts=2 * used))  # more prompts begin with the fewer
+    try:
+        task = prepare_task(wider, setup.run, setup.policy, setup.task)
+    except ValueError as error:
+        raise ValueError(
+            f"reward models are trained on {used} prompts of their own beside task.prompts={used}, and there are not "
+            f"so many ({error}): lower task.prompts, or set reward.trained.prompts=shared"
+        ) from error
+    return task, task.prompts[used:]
 
 
 def off_policy_source(setup: Setup, source: OffPolicy) -> CompletionSource:

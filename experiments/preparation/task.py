@@ -26,8 +26,11 @@ from experiments.tasks.sentiment import SentimentTask
 from experiments.tasks.task import Floats, Task
 
 
-def prepare_task(config: PolicyTaskConfig, run: Run, policy: Policy) -> Task:
-    """The task that the configuration names. ValueError where the policy or the text does not fit it."""
+def prepare_task(config: PolicyTaskConfig, run: Run, policy: Policy, like: Task | None = None) -> Task:
+    """The task that the configuration names. ValueError where the policy or the text does not fit it.
+
+    `like` is the same task on other prompts, whose scorer is taken: reward models can be large.
+    """
     run.console.print(f"[bold]task[/]      {config.task.kind}: prompts and ground truth are prepared", highlight=False)
     task, options, tokenizer = config.task, prompt_options(config), PolicyTokenizer(policy.tokenizer, policy.address)
     spread = PromptSpread(task.prompt_spread, task.reward_offset)
@@ -54,6 +57,9 @@ def prepare_task(config: PolicyTaskConfig, run: Run, policy: Policy) -> Task:
                 spread=spread,
             )
         case TaskKind.preference:
+            if isinstance(like, PreferenceTask):
+                prompts = _dataset_prompts(task, tokenizer, options)
+                return PreferenceTask(prompts, like.scorer, like.scorer_recipe, spread)
             scorer = SequenceClassifierScorer(**task.scorer.values(), device=policy.model.device)
             recipe = task.scorer.values() | scorer.identity
             return PreferenceTask(_dataset_prompts(task, tokenizer, options), scorer.score, recipe, spread)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rlhf_cases import metric_rows, only_run, tiny_rlhf
@@ -80,6 +81,7 @@ def steps_of(run) -> list[int]:
         (
             "reward=on_policy_50",
             "reward.trained.off_policy=dataset",
+            "reward.trained.prompts=shared",  # the data set has no others
             "reward.trained.pairs=12",
             "reward.trained.batch_size=4",
         ),
@@ -155,3 +157,37 @@ def test_instructions_of_a_benchmark_are_followed_by_a_hub_policy(rl_exp, tmp_pa
     result = rl_exp("rlhf", *words)
     assert result.exit_code == 0, result.output
     assert steps_of(only_run(tmp_path)) == [1, 2]
+
+
+def test_a_reward_model_is_trained_on_prompts_that_the_policy_does_not_see(rl_exp, tmp_path):
+    words = tiny_rlhf(
+        tmp_path,
+        "reward=on_policy_100",
+        "reward.trained.pairs=12",
+        "reward.trained.epochs=1",
+        "task.prompts=16",
+        "task.fluency_weight=1",
+        "policy_gradient.steps=1",
+    )
+    result = rl_exp("rlhf", *words)
+    assert result.exit_code == 0, result.output
+    (pairs,) = (tmp_path / "outputs" / "artifacts" / "preference_pairs").glob("*/pairs.parquet")
+    assert set(pq.read_table(pairs).column("prompt").to_pylist()) <= set(range(16, 32))
+    manifest = json.loads((only_run(tmp_path) / "manifest.json").read_text())
+    assert manifest["reward"]["prompt_split"] == "disjoint"
+
+
+def test_a_data_set_without_prompts_for_the_reward_model_says_how_to_share_them(rl_exp, tmp_path, hub):
+    words = tiny_rlhf(
+        tmp_path,
+        "task=preference",
+        f"policy.path={hub}/policy",
+        f"task.dataset.path={hub}/pairs.jsonl",
+        f"task.scorer.path={hub}/ground_truth",
+        "task.prompts=16",
+        "task.max_new_tokens=6",
+        "reward=on_policy_100",
+    )
+    result = rl_exp("rlhf", *words)
+    assert result.exit_code != 0
+    assert "set reward.trained.prompts=shared" in " ".join(result.output.split())
