@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -47,6 +48,14 @@ class PolicyConfig:
             )
 
 
+class SignalProbes(StrEnum):
+    """When learning and teaching signals are measured, which takes about two training passes over the probe."""
+
+    none = "none"
+    first = "first"  # of the initial policy
+    every = "every"  # of every probe of `rlhf`
+
+
 @dataclass
 class ProbeConfig:
     """Fixed prompts on which reward models are evaluated: rollouts of the initial policy, kept as an artifact."""
@@ -54,6 +63,8 @@ class ProbeConfig:
     prompts: int = limited(64, at_least=1)
     # per prompt: 45 pairs (good-teacher paper, appendix F.1)
     samples: int = limited(10, at_least=2, fix="as a variance takes two")
+    signals: SignalProbes = SignalProbes.first
+    signal_layers: int | None = limited(None, at_least=1)  # the last ones only, with the head; null: all parameters
 
 
 @dataclass

@@ -8,7 +8,8 @@ log-probabilities; a second pair of completions for each prompt comes from elsew
 scores both. Its properties follow from the scores, the ground truth and the log-probabilities, with bootstrap intervals
 over prompts (experiments/reward_metrics/evaluation.py); all reward models share the resamples. They belong to this
 policy as much as to the reward model: another policy gives other numbers (What Makes a Reward Model a Good Teacher?,
-Theorem 3).
+Theorem 3). Learning and teaching signals say how far the first step on a reward model moves it and the ground truth
+(docs/teaching_signal.md), with jackknife intervals over prompts.
 
 The last line on stdout is one JSON document; `results.json` and `results.parquet` have the same rows.
 """
@@ -24,18 +25,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from conf.reward_config import RewardConfig, named_reward
 from conf.reward_eval_config import RewardEvalConfig
+from conf.rlhf_config import SignalProbes
 from experiments.preparation.policy import PolicyMaker
 from experiments.preparation.properties import OffPolicyOutputs, evaluate_rewards, prepare_off_policy
 from experiments.preparation.rewards import prepare_rewards
 from experiments.preparation.setup import Setup, prepare
 from experiments.reports.reward_figures import draw_properties, draw_variance_against_accuracy, draw_within_prompt_std
-from experiments.reports.reward_tables import accuracies_table, effective_line, errors_table, properties_table
+from experiments.reports.reward_tables import (
+    accuracies_table,
+    effective_line,
+    errors_table,
+    properties_table,
+    signals_table,
+)
 from experiments.reward_metrics.evaluation import Evaluation
 from experiments.rewards.reward import Reward
 from experiments.runs.files import finite, read_json, write_json
 from experiments.runs.metrics import choose_wandb_mode
 from experiments.runs.run import Run
+from experiments.teaching_signal.estimates import Signals
+from experiments.teaching_signal.probe_signals import probe_signals
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +75,13 @@ def reward_eval(config: RewardEvalConfig, run: Run, make_policy: PolicyMaker) ->
         error_tolerance=config.error_tolerance,
     )
 
+    signals = None
+    if config.probe.signals is not SignalProbes.none:
+        signals = probe_signals(policy.model, probe, rewards, last_layers=config.probe.signal_layers)
     rows = [finite(row) for row in evaluation.rows()]
+    for place, (row, name) in enumerate(zip(rows, config.rewards, strict=True)):
+        row |= {} if signals is None else finite(signals.rows()[place])
+        row["variance_is_set"] = variance_is_set(named_reward(name), rewards[place])
     for number, (row, reward) in enumerate(zip(rows, rewards, strict=True)):
         run.log(reward_metrics(row, reward), reward_model=number)
     document = {
@@ -87,7 +104,7 @@ def reward_eval(config: RewardEvalConfig, run: Run, make_policy: PolicyMaker) ->
     for figure in figures:
         run.console.print(f"[bold]figure[/]    {figure}", highlight=False, soft_wrap=True)
     send_media(config, run, rows, figures)
-    return summary(evaluation) | {"policy": policy.label, "task": task.name}
+    return summary(evaluation, signals) | {"policy": policy.label, "task": task.name}
 
 
 def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
@@ -131,7 +148,7 @@ def _pairs(off_policy: OffPolicyOutputs | None) -> int:
 def reward_metrics(row: Row, reward: Reward) -> Row:
     """A reward model's row of metrics.jsonl: `reward/<property>` with its interval, and what it is made of."""
     facts = {f"facts/{name}": value for name, value in reward.facts.items() if isinstance(value, int | float | str)}
-    labels = ("reward_model", "prompts")
+    labels = ("reward_model", "prompts", "variance_is_set")
     measured = {f"reward/{name}": value for name, value in row.items() if name not in labels}
     return {"name": row["reward_model"], **measured, **facts}
 
@@ -140,6 +157,8 @@ def show(rows: list[Row], console: Console) -> None:
     """The tables, one after the other."""
     for table in (properties_table(rows), accuracies_table(rows), errors_table(rows)):
         console.print(table)
+    if any(row.get("teaching_signal") is not None for row in rows):
+        console.print(signals_table(rows))
     console.print(effective_line(rows), highlight=False)
 
 
@@ -174,19 +193,28 @@ def send_media(config: RewardEvalConfig, run: Run, rows: list[Row], figures: lis
     run.log_media({"reward_models": table} | {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
 
 
-def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """The headline: which reward models are extreme."""
-    variance = evaluation.values["variance"]
+def variance_is_set(settings: RewardConfig, reward: Reward) -> bool:
+    """Whether constants per prompt bring the variance to the configured one: then it says nothing of the reward."""
+    return settings.target_variance is not None and "prompt_constants_std" in reward.facts
+
+
+def summary(evaluation: Evaluation, signals: Signals | None) -> dict[str, Any]:
+    """The headline: which reward model should teach this policy, as far as the probe tells them apart."""
+    headline: dict[str, Any] = {"reward_models": len(evaluation.reward_models)}
+    if signals is not None:
+        headline["predicted_best_teacher"] = predicted_teachers(signals)
     accuracy = evaluation.values["harm_aware_accuracy"]
-
-    def named(values: np.ndarray, place: int) -> str:
-        return f"{evaluation.reward_models[place]}, {values[place]:.3f}"
-
-    headline = {
-        "reward_models": len(evaluation.reward_models),
-        "highest_variance": named(variance, int(variance.argmax())),
-        "lowest_variance": named(variance, int(variance.argmin())),
-    }
     if np.isfinite(accuracy).all():
-        headline["highest_harm_aware_accuracy"] = named(accuracy, int(accuracy.argmax()))
+        place = int(accuracy.argmax())
+        headline["highest_harm_aware_accuracy"] = f"{evaluation.reward_models[place]}, {accuracy[place]:.3f}"
     return headline
+
+
+def predicted_teachers(signals: Signals) -> str:
+    """The reward models with the highest teaching signals, and those that cannot be told from the highest."""
+    order, alike = signals.best_teachers()
+    names = [signals.reward_models[place] for place in order]
+    line = names[0] if len(names) == 1 else f"{names[0]}, then {names[1]}"
+    if not alike:
+        return line
+    return f"{line}; not separable from {names[0]}: {', '.join(signals.reward_models[place] for place in alike)}"

@@ -18,8 +18,9 @@ is cut off continues bit for bit (fp32 on CPU, same number of threads).
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,18 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from conf.policy_gradient_config import PolicyGradientConfig
-from conf.rlhf_config import RlhfConfig
+from conf.rlhf_config import RlhfConfig, SignalProbes
 from conf.train_config import Distribution, Precision
 from experiments.preparation.policy import Policy, PolicyMaker
 from experiments.preparation.properties import initial_properties
 from experiments.preparation.rewards import prepare_rewards
 from experiments.preparation.setup import Setup, prepare
+from experiments.reward_metrics.properties import SIGNALS
 from experiments.rewards.reward import Reward
 from experiments.runs.files import naming_what_is_written
 from experiments.runs.run import Run
 from experiments.tasks.task import Prompt
+from experiments.teaching_signal.probe_signals import probe_signals
 from experiments.training.advantages import advantages, log_ratio_rounding
 from experiments.training.algorithms import KlPlace
 from experiments.training.log_probabilities import score_completions
@@ -56,6 +59,8 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
     policy, task = setup.policy, setup.task
     proxy, *others = prepare_rewards(setup, [config.reward, *config.other_rewards])
     properties = initial_properties(setup, proxy)
+    if config.probe.signals is not SignalProbes.none:
+        properties |= signals_of(setup, setup.probe, proxy)
     record_setup(setup, proxy, properties)
     print_setup(setup, settings, proxy, properties)
 
@@ -75,7 +80,7 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
     state.update_rollout_weights()
     before = measure(setup.probe, proxy, others, policy)
     if step == 0:
-        log_probe(run, 0, before)
+        log_probe(run, 0, before, properties)
 
     with run.finishing_steps(), run.progress("policy gradient", settings.steps, completed=step) as bar:
         started, first_step = time.perf_counter(), step
@@ -149,7 +154,7 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
             if step % settings.probe_every == 0 and step < settings.steps:
                 with step_named(step):
                     probe = run_probe(sampler, task, config.probe.prompts, config.probe.samples)
-                    log_probe(run, step, measure(probe, proxy, others, policy))
+                    log_probe(run, step, measure(probe, proxy, others, policy), later_signals(setup, probe, proxy))
             if step % settings.checkpoint_every == 0 or stop or step == settings.steps:
                 state.save(step, seconds + time.perf_counter() - started)
             if stop and step < settings.steps:
@@ -159,7 +164,7 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
     with step_named(step):
         probe = run_probe(sampler, task, config.probe.prompts, config.probe.samples)
         after = measure(probe, proxy, others, policy)
-        log_probe(run, step, after)
+        log_probe(run, step, after, later_signals(setup, probe, proxy))
     show_samples(run, settings.samples, before, after)
     if run.ranks.is_first:
         save_policy(run.directory / "model", policy)
@@ -191,6 +196,28 @@ def measure(probe: Probe, proxy: Reward, others: Sequence[Reward], policy: Polic
     """A probe with the KL divergence to the initial policy."""
     prompts = [prompt.tokens for prompt in probe.rollouts.prompts]
     return measure_probe(probe, proxy, others, policy.reference_log_probabilities(prompts, probe.rollouts.tokens))
+
+
+def signals_of(setup: Setup, probe: Probe, proxy: Reward) -> dict[str, float]:
+    """Learning and teaching signals of the proxy for the present policy, which drew the probe, by `reward/<name>`."""
+    config = setup.config
+    assert isinstance(config, RlhfConfig)
+    settings = config.policy_gradient
+    signals = probe_signals(
+        setup.policy.model,
+        probe,
+        [proxy],
+        advantage=settings.advantage,
+        last_layers=config.probe.signal_layers,
+        precision=settings.precision.value,
+    )
+    values = {} if signals is None else {name: float(value[0]) for name, value in signals.values.items()}
+    return {f"reward/{name}": value for name, value in values.items() if math.isfinite(value)}  # a cosine may have none
+
+
+def later_signals(setup: Setup, probe: Probe, proxy: Reward) -> dict[str, float]:
+    """The same of a policy that has trained, where the configuration wants them of every probe."""
+    return signals_of(setup, probe, proxy) if setup.config.probe.signals is SignalProbes.every else {}
 
 
 # What is recorded and shown -------------------------------------------------------------------------------------------
@@ -229,10 +256,11 @@ def print_setup(setup: Setup, settings: PolicyGradientConfig, proxy: Reward, pro
         )
 
 
-def log_probe(run: Run, step: int, result: ProbeResult) -> None:
-    """Log the probe metrics and print the main ones."""
+def log_probe(run: Run, step: int, result: ProbeResult, properties: Mapping[str, float]) -> None:
+    """Log the probe metrics, with those of `properties` that are signals, and print the main ones."""
     values = result.metrics
-    run.log(values, step=step)
+    signals = {name: properties[f"reward/{name}"] for name in SIGNALS if f"reward/{name}" in properties}
+    run.log(values | {f"reward/{name}": value for name, value in signals.items()}, step=step)
     run.console.print(
         f"{step:>6,} steps  proxy {values['probe/proxy_reward']:+.3f}  ground truth "
         f"{values['probe/ground_truth_reward']:+.3f}  KL {values['probe/kl']:.2f}  reward variance "

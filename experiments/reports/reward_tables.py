@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.reports.tables import Column, name_column, rich_table
-from experiments.reward_metrics.properties import ERROR_CATEGORIES, label_of
+from experiments.reward_metrics.properties import ERROR_CATEGORIES, SIGNALS, label_of
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ def properties_table(rows: Sequence[Row]) -> Table:
         rows,
         title="reward models for this policy",
         caption="95 % bootstrap intervals over prompts; covariance: of proxy with ground truth within prompts, both "
-        "normalised",
+        "normalised; set: the configured target_variance, not a property of the reward model",
         gap=0,
     )
 
@@ -52,6 +52,24 @@ def accuracies_table(rows: Sequence[Row]) -> Table:
         rows,
         title="harm-aware accuracies",
         caption="pairs of the policy's samples; 1 vs many: its best sample against all worse ones",
+        gap=0,
+    )
+
+
+def signals_table(rows: Sequence[Row]) -> Table:
+    """What the first step of training on each reward model does to this policy."""
+    shown = [name for name in SIGNALS if name != "signal_cosine" and any(row.get(name) is not None for row in rows)]
+    return rich_table(
+        [
+            *_names(rows),
+            *(
+                _property(name, label_of(name).replace(" / ", "/\n").replace(", ", "\n").replace(" signal", "\nsignal"))
+                for name in shown
+            ),
+        ],
+        rows,
+        title="learning and teaching signals",
+        caption="95 % jackknife intervals over prompts; first order, at this policy (docs/teaching_signal.md)",
         gap=0,
     )
 
@@ -102,8 +120,9 @@ def _property(name: str, heading: str) -> Column[Row]:
         value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
         if value is None:
             return "-"
+        shown = f"{value:.3f}" + (" set" if name == "variance" and row.get("variance_is_set") else "")
         interval = "" if low is None or high is None else f"\n[dim]\\[{_short(low)},{_short(high)}][/]"
-        return f"{value:.3f}{interval}"
+        return f"{shown}{interval}"
 
     return Column(heading, cell)
 

@@ -70,8 +70,25 @@ CHIEF_PROPERTIES = (
     "harm_aware_accuracy",
 )
 
+# What a reward model does to the policy at the first step (`experiments/teaching_signal/`): only where it is measured.
+SIGNALS: dict[str, tuple[str, str]] = {
+    "learning_signal": (
+        "learning signal",
+        "|g|^2, g the gradient of the reward: first-order gain of the proxy",
+    ),
+    "teaching_signal": ("teaching signal", "<g, g of the ground truth>: first-order gain of the ground truth"),
+    "signal_cosine": ("signal cosine", "of the two gradients"),
+    "teaching_signal_per_root_kl": (
+        "teaching / root KL",
+        "<g of the ground truth, d> / sqrt(d' F d) for the step d = g",
+    ),
+    "teaching_signal_per_root_kl_adam": ("teaching / root KL, Adam", "the same for the step that Adam takes"),
+    "learnable_variance": ("learnable variance", "reward variance that the policy's score along g explains"),
+}
+
 
 def label_of(name: str) -> str:
     """`variance` or `reward/variance` in words; an unknown name with its underscores as spaces."""
     bare = name.removeprefix("reward/")
-    return PROPERTIES[bare][0] if bare in PROPERTIES else bare.replace("_", " ")
+    known = PROPERTIES | SIGNALS
+    return known[bare][0] if bare in known else bare.replace("_", " ")

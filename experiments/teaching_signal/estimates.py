@@ -21,22 +21,6 @@ from experiments.reward_metrics.correlations import Interval
 
 Floats = NDArray[np.float64]
 
-# name -> (label for tables and figures, meaning)
-SIGNALS: dict[str, tuple[str, str]] = {
-    "learning_signal": (
-        "learning signal",
-        "|g|^2, g the gradient of the expected reward: first-order gain of the proxy",
-    ),
-    "teaching_signal": ("teaching signal", "<g, g of the ground truth>: first-order gain of the ground truth"),
-    "signal_cosine": ("signal cosine", "of the two gradients"),
-    "teaching_signal_per_root_kl": (
-        "teaching / root KL",
-        "<g of the ground truth, d> / sqrt(d' F d) for the step d = g",
-    ),
-    "teaching_signal_per_root_kl_adam": ("teaching / root KL, Adam", "the same for the step that Adam takes"),
-    "learnable_variance": ("learnable variance", "reward variance that the policy's score along g explains"),
-}
-
 
 @dataclass(frozen=True)
 class Signals:

@@ -21,7 +21,9 @@ from experiments.reward_metrics.variance import RewardScale, globally_normalised
 from experiments.teaching_signal.estimates import Floats, Signals, estimate_signals
 from experiments.teaching_signal.sequence_scores import SequenceScores
 from experiments.training.advantages import advantages
+from experiments.training.algorithms import Advantage
 
+FEWEST_PROMPTS = 3  # the jackknife leaves out one, and a product of different prompts takes two
 TOKENS_AT_ONCE = 2048  # of a forward pass, padding included; never less than one prompt with its samples
 
 
@@ -33,7 +35,7 @@ def measure_signals(
     ground_truth: Floats,
     *,
     names: Sequence[str],
-    advantage: str = "rloo",
+    advantage: Advantage = Advantage.rloo,
     scale: RewardScale = RewardScale.global_std,
     adam: bool = True,
     last_layers: int | None = None,
@@ -135,7 +137,7 @@ def _check(names: Sequence[str], rewards: NDArray[np.float64], prompts: int, com
             f"[prompts, samples]; together they are {rewards.shape}"
         )
     _, number, samples = rewards.shape
-    if number < 3 or samples < 2:
+    if number < FEWEST_PROMPTS or samples < 2:
         raise ValueError(
             f"{number} prompts with {samples} samples are too few for signals: use 3 prompts (probe.prompts) and 2 "
             "samples (probe.samples) or more"

@@ -8,9 +8,10 @@ import pytest
 import torch
 from signal_cases import autograd_scores, our_policy, probe
 
+from experiments.reward_metrics.properties import SIGNALS
 from experiments.reward_metrics.variance import RewardScale, globally_normalised
 from experiments.teaching_signal import measure
-from experiments.teaching_signal.estimates import SIGNALS, estimate_signals
+from experiments.teaching_signal.estimates import estimate_signals
 from experiments.teaching_signal.measure import measure_signals, prompts_at_once
 from experiments.training.advantages import advantages
 
