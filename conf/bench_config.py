@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
-from conf.bench_kernels import STOCK, BenchKernel, devices_of, usual_kernels
+from conf.bench_kernels import STOCK, devices_of, usual_kernels
 from conf.limits import limited, shown
 from conf.plan_config import PlanConfig
 from conf.run_config import Device, RunConfig
 from conf.train_config import AttentionConfig, ModelConfig
+from experiments.benchmarks.choices import BenchKernel, LengthDistribution, Peer, StorageDtype
+from experiments.benchmarks.device_table import physical_memory
 from experiments.decoding.cost_model import device_shape
 from experiments.models.shapes import LATENT, AttentionMechanism, ModelShape
 from experiments.runs.ranks import launched_by_torchrun
@@ -30,7 +31,7 @@ HEADS_FIELD = {
 }
 
 
-class BenchMode(Enum):
+class BenchMode(StrEnum):
     """`attention`: one layer's decode step. `generate`: a whole model, prefill and decode. `serving`: a live queue.
 
     `plan` measures nothing: it predicts from the cost model and a device's specification.
@@ -42,39 +43,11 @@ class BenchMode(Enum):
     plan = "plan"
 
 
-class Parallel(Enum):
+class Parallel(StrEnum):
     """`tensor`: heads are split over the processes of torchrun (mode=attention)."""
 
     none = "none"
     tensor = "tensor"
-
-
-class StorageDtype(Enum):
-    """How a cache stores its elements; arithmetic is fp32 in all."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class GenerationPeer(Enum):
-    """transformers' `generate`: through our model's own interface, or as LlamaForCausalLM (mha, mqa and gqa only).
-
-    `dynamic` is its usual cache; `static_compiled` a preallocated one and a compiled forward pass, 20 to 30 s a cell.
-    """
-
-    own_dynamic = "own_dynamic"
-    own_static_compiled = "own_static_compiled"
-    llama_dynamic = "llama_dynamic"
-    llama_static_compiled = "llama_static_compiled"
-
-
-class LengthDistribution(Enum):
-    """Of prompt and output lengths, in tokens."""
-
-    fixed = "fixed"
-    uniform = "uniform"
-    lognormal = "lognormal"
 
 
 @dataclass
@@ -112,7 +85,7 @@ class GenerateConfig:
 
     new_tokens: int = limited(32, at_least=1)
     vocabulary_size: int = limited(4096, at_least=1)  # of a model with random weights
-    peers: list[GenerationPeer] = limited([], distinct=True)  # also transformers' own generate on the same weights
+    peers: list[Peer] = limited([], distinct=True)  # also transformers' own generate on the same weights
     speculative: bool = False  # also prompt-lookup speculation, whose greedy text must be the same
     draft_tokens: int = limited(4, at_least=1)  # proposed per step
     # speculation: prompts repeat a phrase of this length, so that there is something to look up
@@ -171,7 +144,7 @@ class BenchConfig(RunConfig):
             self._refuse_other_parallel_runs()
         if self.whole_model and set(self.bench.kernel or []) & set(STOCK):
             raise ValueError(
-                f"bench.kernel={shown(self.bench.kernel or [])} does not fit mode={self.mode.value}: whole "
+                f"bench.kernel={shown(self.bench.kernel or [])} does not fit mode={self.mode}: whole "
                 "models decode with triton, cpu or reference (generate.peers=[own_dynamic] sets transformers beside)"
             )
         devices = self.devices()
@@ -192,7 +165,7 @@ class BenchConfig(RunConfig):
 
     def _refuse_other_parallel_runs(self) -> None:
         if self.mode is not BenchMode.attention:
-            raise ValueError(f"parallel=tensor does not fit mode={self.mode.value}: use mode=attention")
+            raise ValueError(f"parallel=tensor does not fit mode={self.mode}: use mode=attention")
         if self.bench.page_size != [None]:
             raise ValueError("bench.page_size: must be [null] with parallel=tensor, whose caches are contiguous")
         if self.device is Device.cuda:
@@ -293,13 +266,9 @@ class BenchConfig(RunConfig):
 
     def _refuse_grid_beyond_memory(self) -> None:
         """A grid of which no cell could ever fit; single cells that do not fit are left out, and said, by the run."""
-        element = {StorageDtype.fp32: 4, StorageDtype.bf16: 2, StorageDtype.fp16: 2}
+        element_bytes = min(dtype.element_bytes for dtype in self.bench.dtype)
         needed, name = min(
-            (
-                self.model_shape(name).attention.cached_elements() * min(element[dtype] for dtype in self.bench.dtype),
-                name,
-            )
-            for name in self.bench.mechanism
+            (self.model_shape(name).attention.cached_elements() * element_bytes, name) for name in self.bench.mechanism
         )
         needed *= min(self.bench.batch) * min(self.bench.context)
         memory = physical_memory()
@@ -314,7 +283,7 @@ class BenchConfig(RunConfig):
 def named_mechanism(name: str) -> tuple[AttentionMechanism, int | None]:
     """`gqa-8` as the mechanism and its number of cached heads; None where the name leaves it to the paper's default."""
     word, dash, number = name.partition("-")
-    known = [str(mechanism.value) for mechanism in AttentionMechanism]
+    known = [str(mechanism) for mechanism in AttentionMechanism]
     if word not in known:
         near = difflib.get_close_matches(word, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -327,14 +296,6 @@ def named_mechanism(name: str) -> tuple[AttentionMechanism, int | None]:
     if not number.isdigit() or int(number) < 1:
         raise ValueError(f"bench.mechanism: {name!r}: the part after the dash must be a number, such as {word}-4")
     return mechanism, int(number)
-
-
-def physical_memory() -> int | None:
-    """Bytes of this machine's memory, or None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 ConfigStore.instance().store(name="bench_schema", node=BenchConfig)

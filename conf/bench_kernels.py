@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 
 from conf.run_config import Device
+from experiments.benchmarks.choices import BenchKernel
 
-
-class BenchKernel(Enum):
-    """`triton` (GPU), `cpu` and `reference` are ours; `sdpa`, `matmul`, `flex` are torch's paths."""
-
-    triton = "triton"
-    cpu = "cpu"
-    reference = "reference"
-    sdpa = "sdpa"
-    matmul = "matmul"
-    flex = "flex"
-
-
-STOCK = (BenchKernel.sdpa, BenchKernel.matmul, BenchKernel.flex)
+STOCK = (BenchKernel.sdpa, BenchKernel.matmul, BenchKernel.flex, BenchKernel.flashinfer)
 OF_ONE_LAYER = {
-    Device.cpu: (BenchKernel.cpu, BenchKernel.reference, *STOCK),
+    Device.cpu: (BenchKernel.cpu, BenchKernel.reference, *STOCK[:3]),
     Device.cuda: (BenchKernel.triton, *STOCK),
 }
 OF_WHOLE_MODELS = {
@@ -47,8 +35,8 @@ def devices_of(kernels: Sequence[BenchKernel] | None, wanted: Device, *, whole_m
         return allowed
     devices = tuple(device for device in allowed if set(kernels) <= set(table[device]))
     if not devices:
-        names = ",".join(kernel.value for kernel in kernels)
-        where = " or ".join(f"{', '.join(k.value for k in table[device])} on {device.value}" for device in allowed)
+        names = ",".join(kernels)
+        where = " or ".join(f"{', '.join(table[device])} on {device.value}" for device in allowed)
         raise ValueError(
             f"bench.kernel=[{names}] does not fit device={wanted.value}: use {where}, or null for the usual ones"
         )

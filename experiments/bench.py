@@ -2,18 +2,23 @@
 
     rl-exp bench
     rl-exp bench mode=generate bench.policy=outputs/train/<run id>/model
-    rl-exp bench mode=plan                                  # predicts, and measures nothing: see bench_plan.py
+    rl-exp bench mode=plan                                  # predicts for other devices, and measures nothing
+    torchrun --nproc-per-node 2 --no-python rl-exp bench parallel=tensor      # one layer split over processes
 
 Method. Every combination of the lists in `bench` is a cell. The cells of one size are measured side by side, in rounds
 of random order after a warm-up, and reported by median and quartiles. The machine's ceilings are measured in the same
 process: no step can be faster than its bytes at the measured bandwidth or its operations at the measured peak, and
 every row says what share of that limit it reached. A cell that does not fit or fails is reported, the rest goes on.
+`mode=plan` takes the same limits from a device's specification: its times are floors, its tokens per second ceilings.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,28 +28,30 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from conf.bench_config import BenchConfig, BenchMode, LengthConfig, Parallel
-from conf.bench_kernels import BenchKernel
 from conf.run_config import Device
-from experiments.bench_machine import machine_line, measuring_gpu, processor_record, summary
-from experiments.bench_plan import plan
-from experiments.bench_records import log_rows, send_media, write_parquet
-from experiments.bench_tensor_parallel import bench_tensor_parallel
 from experiments.benchmarks.attention import measure_attention
 from experiments.benchmarks.ceilings import Ceilings, measure_ceilings
 from experiments.benchmarks.cells import AttentionCell
+from experiments.benchmarks.choices import BenchKernel
 from experiments.benchmarks.device_bytes import bytes_per_device
 from experiments.benchmarks.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
-from experiments.benchmarks.gpu import Gpu, OnGpu, recorded
+from experiments.benchmarks.gpu import Gpu, OnGpu, open_gpu, recorded
 from experiments.benchmarks.gpu_attention import measure_attention_on_gpu
+from experiments.benchmarks.plan import PlanSetting, Serving, crossovers, planned_device, predict
+from experiments.benchmarks.published_serving import compare_with_published
 from experiments.benchmarks.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
+from experiments.benchmarks.tensor_parallel import measure_sharded
+from experiments.decoding.cpu_library import cpu_library
+from experiments.decoding.whole_model_cost import Experts
 from experiments.models.configuration import RlExpConfig
 from experiments.models.initialisation import initialise
 from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
 from experiments.models.transformer import RlExpForCausalLM
-from experiments.reports import bench_figures, bench_tables, plan_figures, plan_tables
+from experiments.reports import bench_figures, bench_machine, bench_tables, plan_figures, plan_tables
 from experiments.reports.bench_claims import PAPER_DEVICE_BYTES, paper_claims
-from experiments.runs.files import read_json
+from experiments.runs.files import read_json, write_json
 from experiments.runs.foreign_files import loading, refuse_missing_weights
+from experiments.runs.row_files import send_media, write_parquet
 from experiments.runs.run import Run
 
 logger = logging.getLogger(__name__)
@@ -54,71 +61,58 @@ OWN_MODEL = "name the model folder of a trained run, such as outputs/train/<run 
 PAPER_XL = {"hidden_size": 2048, "query_heads": 16, "head_dim": 128}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a mode found: its rows, what they were measured on, and how they are shown."""
+
+    rows: list[Row]
+    machine: Row
+    summary: Row
+    parts: Row = field(default_factory=dict)  # of the document, beside the rows
+    shown: Sequence[RenderableType] = ()
+    notes: Sequence[str] = ()  # lines of rich's markup below the tables
+    devices: Sequence[Row] = ()  # of the figure of bytes per device
+    title: str = ""  # of that figure
+
+
 def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
     """Measure, print, draw, record; returns the summary. `results.json` is the document of the last line."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.parallel is Parallel.tensor:
-        return bench_tensor_parallel(config, run, attention_shapes(config), paper_xl_shapes())
     run.resume_metrics(0)
-    if config.mode is BenchMode.plan:
-        return plan(config, run, model_shapes(config))
-    gpu = measuring_gpu(config)
-    load_before = os.getloadavg()
-    rows, record = {
-        BenchMode.attention: attention,
-        BenchMode.generate: generate,
-        BenchMode.serving: serving,
-    }[config.mode](config, run, gpu)
-    log_rows(rows, run)
-    measured = [row for row in rows if row["status"] == "measured"]
-    if not measured:
-        raise RuntimeError(f"none of {len(rows)} cells could be measured; the first: {rows[0]['reason']}")
-
-    shapes = attention_shapes(config)
-    devices = bytes_per_device(shapes, config.bench.tensor_parallel)
-    claims = []
-    if config.mode is BenchMode.attention:
-        claims = paper_claims(rows, bytes_per_device(paper_xl_shapes(), (1, 2, 4)))
-    machine = {
-        "cores": os.cpu_count(),
-        "load_average_before": load_before,
-        "load_average_after": os.getloadavg(),
-        **record,
-    }
-    document = {
-        "command": "bench",
-        "mode": config.mode.value,
-        "run_id": run.id,
-        "machine": machine,
-        "rows": rows,
-        "bytes_per_device": devices,
-        "claims": claims,
-    }
-    run.add_to_manifest(machine=machine)
+    if config.parallel is Parallel.tensor:
+        found = sharded(config, run)
+    elif config.mode is BenchMode.plan:
+        found = plan(config)
+    else:
+        found = measured(config, run)
+    for number, row in enumerate(found.rows):
+        labels = {name: value for name, value in row.items() if not isinstance(value, float)}
+        measures = {f"decode/{name}": value for name, value in row.items() if isinstance(value, float)}
+        run.log(labels | measures, cell=number)
+    if not run.ranks.is_first:
+        return found.summary
+    document = {"command": "bench", "mode": config.mode, "run_id": run.id}
+    document |= {"machine": found.machine, "rows": found.rows, **found.parts}
+    run.add_to_manifest(machine=found.machine)
     run.write_json("results.json", document)
-    write_parquet(rows, run.directory / "results.parquet")
-    for table in tables(config.mode.value, rows):
+    write_parquet(found.rows, run.directory / "results.parquet")
+    for table in found.shown:
         run.console.print(table)
-    title = ", ".join(dict.fromkeys(f"{shape.query_heads} heads of {shape.head_dim}" for shape in shapes.values()))
-    run.console.print(bench_tables.device_table(devices, title))
-    if claims:
-        run.console.print(bench_tables.claims_table(claims))
-    for line in bench_tables.failures(rows):
-        run.console.print(f"[yellow]not measured:[/] {escape(line)}", highlight=False, soft_wrap=True)
-    run.console.print(machine_line(machine), highlight=False, soft_wrap=True)
-    figures = draw(config.mode.value, rows, devices, title, run.figures)
-    send_media(config, run, rows, figures)
-    return summary(rows, machine) | {"figures": [path.name for path in figures]}
+    for note in found.notes:
+        run.console.print(note, highlight=False, soft_wrap=True)
+    figures: list[Path] = []
+    if config.parallel is Parallel.none:
+        figures = draw(config.mode, found.rows, found.devices, found.title, run.figures)
+    send_media(run, config.tracking.mode.value, "rows", found.rows, figures)
+    return found.summary | {"figures": [path.name for path in figures]}
 
 
 def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
     """The end of a sweep: the rows of all runs of a mode in one table and figure; `results.json` as for one run."""
-    from experiments.runs.files import write_json
-
     documents = [read_json(run / "results.json") for run in runs]
     rows: list[Row] = []
-    for mode in dict.fromkeys(document["mode"] for document in documents):
+    for mode in dict.fromkeys(BenchMode(document["mode"]) for document in documents):
         same = [document for document in documents if document["mode"] == mode]
         of_mode = [row | {"mode": mode, "run_id": document["run_id"]} for document in same for row in document["rows"]]
         for table in tables(mode, of_mode):
@@ -126,35 +120,58 @@ def compare(runs: list[Path], sweep_directory: Path, console: Console) -> None:
         draw(mode, of_mode, [], "", sweep_directory / "figures" / mode)
         rows += of_mode
     write_parquet(rows, sweep_directory / "results.parquet")
-    write_json(
-        sweep_directory / "results.json",
-        {
-            "command": "bench",
-            "runs": [document["run_id"] for document in documents],
-            "machines": [document["machine"] for document in documents],
-            "rows": rows,
-        },
-    )
+    document = {"command": "bench", "runs": [document["run_id"] for document in documents]}
+    document |= {"machines": [document["machine"] for document in documents], "rows": rows}
+    write_json(sweep_directory / "results.json", document)
 
 
 # The modes that measure -----------------------------------------------------------------------------------------------
 
 
-def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], dict[str, Any]]:
+def measured(config: BenchConfig, run: Run) -> Found:
+    """Attention, generate or serving, on a GPU or the processor."""
+    gpu, load_before = measuring_gpu(config), os.getloadavg()
+    modes = {BenchMode.attention: attention, BenchMode.generate: generate, BenchMode.serving: serving}
+    rows, record = modes[config.mode](config, run, gpu)
+    rows = [named(row, config) for row in rows]
+    if not any(row["status"] == "measured" for row in rows):
+        raise RuntimeError(f"none of {len(rows)} cells could be measured; the first: {rows[0]['reason']}")
+    shapes = attention_shapes(config)
+    devices = bytes_per_device(shapes, config.bench.tensor_parallel)
+    claims = []
+    if config.mode is BenchMode.attention:
+        claims = paper_claims(rows, bytes_per_device(paper_xl_shapes(), (1, 2, 4)))
+    load = {"load_average_before": load_before, "load_average_after": os.getloadavg()}
+    machine = {"cores": os.cpu_count(), **load, **record}
+    title = ", ".join(dict.fromkeys(f"{shape.query_heads} heads of {shape.head_dim}" for shape in shapes.values()))
+    shown = [*tables(config.mode, rows), bench_tables.device_table(devices, title)]
+    failures = [f"[yellow]not measured:[/] {escape(line)}" for line in bench_tables.failures(rows)]
+    return Found(
+        rows=rows,
+        machine=machine,
+        summary=bench_machine.summary(rows, machine),
+        parts={"bytes_per_device": devices, "claims": claims},
+        shown=[*shown, bench_tables.claims_table(claims)] if claims else shown,
+        notes=[*failures, bench_machine.machine_line(machine)],
+        devices=devices,
+        title=title,
+    )
+
+
+def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], Row]:
     """One layer's attention step."""
     grid = config.bench
-    shapes = attention_shapes(config)
-    settings = [
+    cells = [
         AttentionCell(
             mechanism=name,
             shape=shape,
             batch=batch,
             context=context,
             query_length=query_length,
-            dtype=dtype.value,
+            dtype=dtype,
             page_size=page_size,
             threads=used_threads(threads, gpu),
-            kernel=kernel.value,
+            kernel=kernel,
         )
         for context, dtype, query_length, batch, page_size, threads, (name, shape), kernel in product(
             grid.context,
@@ -163,11 +180,11 @@ def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row]
             grid.batch,
             grid.page_size,
             grid.threads,
-            shapes.items(),
-            kernels(config, gpu),
+            attention_shapes(config).items(),
+            kernels(config, run, gpu),
         )
     ]
-    with run.progress("attention", len(settings)) as bar:
+    with run.progress("attention", len(cells)) as bar:
         options: dict[str, Any] = {
             "rounds": grid.rounds,
             "cell_seconds": grid.cell_seconds,
@@ -176,14 +193,12 @@ def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row]
             "progress": lambda text: bar.advance(1, now=text),
         }
         if gpu is not None:
-            rows, record = recorded(gpu, lambda on_gpu: measure_attention_on_gpu(settings, on_gpu, **options))
-        else:
-            rows, ceilings = measure_attention(settings, **options)
-            record = processor_record(ceilings)
-    return [named(row, config) for row in rows], record
+            return recorded(gpu, lambda on_gpu: measure_attention_on_gpu(cells, on_gpu, **options))
+        rows, ceilings = measure_attention(cells, **options)
+        return rows, processor_record(ceilings.values())
 
 
-def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], dict[str, Any]]:
+def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], Row]:
     """Prefill and decode of whole models."""
     grid, options = config.bench, config.generate
     models = Models(config, run)
@@ -192,21 +207,27 @@ def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row],
             mechanism=name,
             batch=batch,
             context=context,
-            dtype=dtype.value,
+            dtype=dtype,
             page_size=page_size,
             threads=used_threads(threads, gpu),
-            kernel=kernel.value,
+            kernel=kernel,
             new_tokens=options.new_tokens,
         )
         for context, batch, dtype, page_size, threads, kernel, name in product(
-            grid.context, grid.batch, grid.dtype, grid.page_size, grid.threads, kernels(config, gpu), models.shapes
+            grid.context,
+            grid.batch,
+            grid.dtype,
+            grid.page_size,
+            grid.threads,
+            kernels(config, run, gpu),
+            models.shapes,
         )
     ]
-    seed = run.seeds.integer("prompts")
     with run.progress("generate", len(settings) * (2 if options.speculative else 1)) as bar:
-
-        def progress(text: str) -> None:
-            bar.advance(1, now=text)
+        common: dict[str, Any] = {
+            "seed": run.seeds.integer("prompts"),
+            "progress": lambda text: bar.advance(1, now=text),
+        }
 
         def measure(on_gpu: OnGpu | None) -> tuple[list[Row], dict[int, Ceilings]]:
             rows, ceilings = measure_generation(
@@ -216,10 +237,9 @@ def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row],
                 rounds=grid.rounds,
                 cell_seconds=grid.cell_seconds,
                 memory_share=grid.memory_share,
-                peers=[peer.value for peer in options.peers],
-                seed=seed,
-                progress=progress,
+                peers=options.peers,
                 on_gpu=on_gpu,
+                **common,
             )
             if options.speculative:
                 rows += measure_speculation(
@@ -228,21 +248,19 @@ def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row],
                     draft_tokens=options.draft_tokens,
                     repeated_tokens=options.repeated_tokens,
                     rounds=min(3, grid.rounds),
-                    seed=seed,
-                    progress=progress,
                     on_gpu=on_gpu,
+                    **common,
                 )
             return rows, ceilings
 
         if gpu is not None:
             (rows, _), record = recorded(gpu, measure)
-        else:
-            rows, ceilings = measure(None)
-            record = processor_record(ceilings)
-    return [named(row, config) for row in rows], record
+            return rows, record
+        rows, ceilings = measure(None)
+        return rows, processor_record(ceilings.values())
 
 
-def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], dict[str, Any]]:
+def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], Row]:
     """Requests in a queue, at one cache budget for all mechanisms."""
     grid, options = config.bench, config.serving
     models = Models(config, run)
@@ -257,14 +275,14 @@ def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], 
     settings = [
         ServingSetting(
             mechanism=name,
-            dtype=dtype.value,
+            dtype=dtype,
             threads=used_threads(threads, gpu),
-            kernel=kernel.value,
+            kernel=kernel,
             cache_bytes=int(options.cache_megabytes * 1e6),
             largest_batch=options.largest_batch,
             page_size=options.page_size,
         )
-        for dtype, threads, kernel, name in product(grid.dtype, grid.threads, kernels(config, gpu), models.shapes)
+        for dtype, threads, kernel, name in product(grid.dtype, grid.threads, kernels(config, run, gpu), models.shapes)
     ]
     with run.progress("serving", len(settings) * grid.rounds) as bar:
 
@@ -281,24 +299,135 @@ def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], 
                 on_gpu=on_gpu,
             )
 
-        if gpu is not None:
-            rows, record = recorded(gpu, measure)
-        else:
-            rows, record = measure(None), processor_record({torch.get_num_threads(): measure_ceilings()})
-    return [named(row, config) for row in rows], record
+        return recorded(gpu, measure) if gpu is not None else (measure(None), processor_record([measure_ceilings()]))
 
 
-def kernels(config: BenchConfig, gpu: Gpu | None) -> list[BenchKernel]:
-    """What is measured on the device of this run."""
-    return config.kernels(Device.cpu if gpu is None else Device.cuda)
+def sharded(config: BenchConfig, run: Run) -> Found:
+    """One layer's attention split over the ranks. Raises RuntimeError where their bytes are not the predicted ones."""
+    grid, shapes = config.bench, attention_shapes(config)
+    cells = [
+        AttentionCell(
+            mechanism=name,
+            shape=shape,
+            batch=batch,
+            context=context,
+            query_length=query_length,
+            dtype=dtype,
+            kernel=kernel,
+        )
+        for context, dtype, query_length, batch, (name, shape), kernel in product(
+            grid.context, grid.dtype, grid.query_length, grid.batch, shapes.items(), kernels(config, run, None)
+        )
+    ]
+    rows: list[Row] = []
+    with run.progress("tensor parallel", len(cells)) as bar:
+        for cell in cells:
+            row = measure_sharded(cell, run.ranks, rounds=grid.rounds, seed=run.seeds.integer("sharded"))
+            if not row["least_bytes"] == row["bytes"] == row["predicted_bytes"]:
+                raise RuntimeError(
+                    f"{cell.mechanism}: a rank allocates {row['bytes']} bytes, not {row['predicted_bytes']}"
+                )
+            rows.append(row)
+            bar.advance(1, now=cell.mechanism)
+    slowest = max(rows, key=lambda row: float(row["seconds"]))
+    return Found(
+        rows=rows,
+        machine={"cores": os.cpu_count(), "load_average_after": os.getloadavg()},
+        summary={
+            "cells": len(rows),
+            "ranks": run.ranks.size,
+            "largest_difference": max(row["largest_difference"] for row in rows),
+            "slowest": f"{slowest['mechanism']}, {1e6 * slowest['seconds']:,.0f} µs per step",
+            "objective": sum(row["seconds"] for row in rows) / len(rows),
+        },
+        parts={
+            "parallel": config.parallel,
+            "bytes_per_device": bytes_per_device(shapes, grid.tensor_parallel),
+            "paper_bytes_per_device": bytes_per_device(paper_xl_shapes(), (1, 2, 4)),
+        },
+        shown=[bench_tables.sharded_table(rows)],
+    )
+
+
+def plan(config: BenchConfig) -> Found:
+    """What a model needs and allows on devices that are not available: the cost model, and a device's specification."""
+    grid, options, shapes = config.bench, config.plan, model_shapes(config)
+    device, ceilings = planned_device(options.device)
+    served = Serving(
+        device=device,
+        weights=options.weights_dtype.value,
+        weight_bytes=options.weights_dtype.element_bytes,
+        cache=options.cache_dtype.value,
+        cache_bytes=options.cache_dtype.element_bytes,
+        devices=options.devices,
+        memory_share=options.memory_share,
+        experts=Experts(**asdict(options.experts)) if options.experts.routed else None,
+    )
+    settings = [
+        PlanSetting(mechanism=name, tensor_parallel=size, context=context, batch=batch, query_length=query_length)
+        for size, batch, query_length, context, name in product(
+            grid.tensor_parallel, grid.batch, grid.query_length, grid.context, shapes
+        )
+    ]
+    rows = [named(row, config) for row in predict(settings, shapes, served)]
+    crossed = crossovers(settings, shapes, served)
+    published = compare_with_published() if options.published else []
+    shown = [plan_tables.plan_table(rows), plan_tables.crossover_table(rows, crossed)]
+    skipped = dict.fromkeys(row["reason"] for row in rows if row["status"] == "skipped")
+    return Found(
+        rows=rows,
+        machine={"cores": os.cpu_count(), "device": asdict(device), "ceilings": ceilings},
+        summary=bench_machine.plan_summary(rows),
+        parts={"crossovers": crossed, "published": published},
+        shown=[*shown, plan_tables.published_table(published)] if published else shown,
+        notes=[
+            *(f"[yellow]skipped:[/] {escape(reason)}" for reason in skipped),
+            f"[bold]{device.name}[/]   {device.source}",
+        ],
+    )
+
+
+# What it is measured on, and with -------------------------------------------------------------------------------------
+
+
+def measuring_gpu(config: BenchConfig) -> Gpu | None:
+    """The GPU that this run measures on; None for the processor. `device=auto` takes a GPU where there is one.
+
+    Raises ValueError where only a GPU would do and there is none.
+    """
+    devices = config.devices()
+    if Device.cuda not in devices:
+        return None
+    try:
+        return open_gpu(needs_triton=BenchKernel.triton in config.kernels(Device.cuda))
+    except ValueError as error:
+        if Device.cpu in devices:
+            return None
+        raise ValueError(f"device={config.device.value}: {error}") from None
+
+
+def processor_record(ceilings: Sequence[Ceilings]) -> Row:
+    """The processor's part of the record."""
+    return {"ceilings": [asdict(ceiling) for ceiling in ceilings]}
+
+
+def kernels(config: BenchConfig, run: Run, gpu: Gpu | None) -> list[BenchKernel]:
+    """What is measured on the device of this run; the reference takes the place of a kernel that cannot be built."""
+    chosen = config.kernels(Device.cpu if gpu is None else Device.cuda)
+    if BenchKernel.cpu not in chosen:
+        return chosen
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if cpu_library() is not None:
+            return chosen
+    for reason in dict.fromkeys(str(warning.message) for warning in said):
+        run.console.print(f"[yellow]kernel cpu:[/] {escape(reason)}", highlight=False, soft_wrap=True)
+    return list(dict.fromkeys(BenchKernel.reference if kernel is BenchKernel.cpu else kernel for kernel in chosen))
 
 
 def used_threads(threads: int | None, gpu: Gpu | None) -> int | None:
     """The processor's threads; None where it is not the processor that is measured."""
     return None if gpu is not None else threads or torch.get_num_threads()
-
-
-# What is measured --------------------------------------------------------------------------------------------------
 
 
 class Models:
@@ -371,7 +500,7 @@ def paper_xl_shapes() -> dict[str, AttentionShape]:
 
 def label(shape: AttentionShape) -> str:
     """The paper's way to name a mechanism: its cached heads behind it where they are a choice (gqa-4, gla-2)."""
-    name = str(shape.mechanism.value)
+    name = str(shape.mechanism)
     if name in ("mha", "mqa", "mla"):
         return name
     return f"{name}-{getattr(shape, shape.states_heads_name)}"
@@ -379,7 +508,7 @@ def label(shape: AttentionShape) -> str:
 
 def lengths(config: LengthConfig) -> Lengths:
     """The distribution that a configuration describes."""
-    return Lengths(config.distribution.value, config.mean, config.spread, config.longest)
+    return Lengths(config.distribution, config.mean, config.spread, config.longest)
 
 
 def named(row: Row, config: BenchConfig) -> Row:
@@ -393,32 +522,32 @@ def named(row: Row, config: BenchConfig) -> Row:
 # What is shown -----------------------------------------------------------------------------------------------------
 
 
-def tables(mode: str, rows: list[Row]) -> list[RenderableType]:
+def tables(mode: BenchMode, rows: list[Row]) -> list[RenderableType]:
     """The tables of a mode's rows."""
-    if mode == BenchMode.attention.value:
+    if mode is BenchMode.attention:
         return [bench_tables.attention_table(rows)]
-    if mode == BenchMode.generate.value:
+    if mode is BenchMode.generate:
         speculative = [row for row in rows if row["system"] == SPECULATIVE]
         plain = [row for row in rows if row["system"] != SPECULATIVE]
         shown = [bench_tables.generate_table(plain)] if plain else []
         return [*shown, bench_tables.speculation_table(speculative)] if speculative else shown
-    if mode == BenchMode.plan.value:
+    if mode is BenchMode.plan:
         return [plan_tables.plan_table(rows)]
     return [bench_tables.serving_table(rows)]
 
 
-def draw(mode: str, rows: list[Row], devices: list[Row], title: str, directory: Path) -> list[Path]:
+def draw(mode: BenchMode, rows: list[Row], devices: Sequence[Row], title: str, directory: Path) -> list[Path]:
     """The figures of a mode's rows; a figure that cannot be drawn ends no run."""
     figures: list[Path | None] = []
     try:
-        if mode == BenchMode.attention.value:
+        if mode is BenchMode.attention:
             figures += [
                 bench_figures.draw_throughput(rows, "kernel", directory),
                 bench_figures.draw_roofline(rows, directory),
             ]
-        elif mode == BenchMode.generate.value:
+        elif mode is BenchMode.generate:
             figures.append(bench_figures.draw_throughput(rows, "system", directory))
-        elif mode == BenchMode.plan.value:
+        elif mode is BenchMode.plan:
             figures.append(plan_figures.draw_plan(rows, directory))
         else:
             figures.append(bench_figures.draw_serving(rows, directory))

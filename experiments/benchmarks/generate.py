@@ -35,8 +35,9 @@ from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
 from .ceilings import CACHE_SHARE, CeilingProbe, Ceilings, free_memory, last_level_cache_bytes, measure_ceilings
 from .cells import DTYPES, quartiles
+from .choices import Peer
 from .gpu import PEAK_NAMES, GpuCeilings, OnGpu
-from .peers import LLAMA_PEERS, Peer, generate_with_peer, peer_model
+from .peers import LLAMA_PEERS, generate_with_peer, peer_model
 
 OURS, SPECULATIVE = "rl-exp", "rl-exp speculative"
 PEER_NAMES = {  # what tables and rows call transformers' ways to generate
@@ -88,14 +89,14 @@ def measure_generation(
     rounds: int,
     cell_seconds: float,
     memory_share: float,
-    peers: Sequence[str],
+    peers: Sequence[Peer],
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
     on_gpu: OnGpu | None = None,
 ) -> tuple[list[dict[str, Any]], dict[int, Ceilings]]:
     """A row for every setting and system, and the processor's ceilings by number of threads (none where on a GPU).
 
-    `peers` are names of `decoding.peers.Peer`. `model_of` gives the model of a mechanism's name, `shapes` its
+    `model_of` gives the model of a mechanism's name, `shapes` its
     arithmetic. A cell that cannot be measured says why.
     """
     before = torch.get_num_threads()
@@ -193,10 +194,10 @@ def refuse_beyond_memory(needed: int, memory_share: float, what: str, on_gpu: On
 
 
 def _set_up(
-    setting: GenerateSetting, models: _Models, peers: Sequence[str], seed: int
+    setting: GenerateSetting, models: _Models, peers: Sequence[Peer], seed: int
 ) -> list[_Visited | dict[str, Any]]:
     visited: list[_Visited | dict[str, Any]] = []
-    for peer in (None, *map(Peer, peers)):
+    for peer in (None, *peers):
         try:
             visited.append(_visited(setting, peer, models, seed))
         except Exception as error:  # one cell's failure is its row

@@ -7,7 +7,6 @@ lets the forward pass be compiled, 20 to 30 s for every batch and length.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any
 
 import torch
@@ -15,16 +14,7 @@ from torch import Tensor
 from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
 
 from ..models.transformer import RlExpForCausalLM
-
-
-class Peer(StrEnum):
-    """Whose forward pass, and which cache."""
-
-    own_dynamic = "own_dynamic"
-    own_static_compiled = "own_static_compiled"
-    llama_dynamic = "llama_dynamic"
-    llama_static_compiled = "llama_static_compiled"
-
+from .choices import Peer
 
 COMPILED_PEERS = (Peer.own_static_compiled, Peer.llama_static_compiled)
 LLAMA_PEERS = (Peer.llama_dynamic, Peer.llama_static_compiled)

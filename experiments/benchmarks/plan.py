@@ -1,4 +1,4 @@
-"""Predictions for devices that are not at hand: memory, largest batch, the floor of a step, crossover contexts.
+"""Predictions for devices that are not available: memory, largest batch, the floor of a step, crossover contexts.
 
 Everything is closed form over `decoding.whole_model_cost` and a `Device`. A step's floor is the largest of what memory,
 arithmetic and link need at the device's peaks, all overlapped; the tokens per second that follow are a ceiling.
@@ -7,7 +7,7 @@ arithmetic and link need at the device's peaks, all overlapped; the tokens per s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import permutations
 from math import isclose
 from typing import Any
@@ -22,7 +22,8 @@ from ..decoding.whole_model_cost import (
     step_cost,
 )
 from ..models.shapes import ModelShape
-from .device_table import Device
+from .ceilings import measure_ceilings
+from .device_table import DEVICES, Device, physical_memory
 
 Row = dict[str, Any]
 Line = tuple[float, float]  # seconds at context 0, seconds per token of context
@@ -87,6 +88,26 @@ class Serving:
             experts=self.experts,
             query_length=setting.query_length,
         )
+
+
+def planned_device(name: str) -> tuple[Device, list[Row]]:
+    """The device of that name, and the ceilings that were measured for it: none but for `cpu`, this machine."""
+    if name != "cpu":
+        return DEVICES[name], []
+    memory = physical_memory()
+    if memory is None:
+        raise RuntimeError("this system does not say how much memory it has: plan for another plan.device")
+    ceilings = measure_ceilings()
+    device = Device(
+        name="cpu",
+        memory_bytes=memory,
+        bytes_per_second=ceilings.memory_read_bytes,
+        flops_per_second={"fp32": ceilings.fp32_flops, "bf16": ceilings.fp32_flops},  # bf16 is only stored
+        link_bytes_per_second=None,
+        source=f"this machine, measured in this run with {ceilings.threads} threads: "
+        f"{ceilings.memory_read_bytes / 1e9:.1f} GB/s, {ceilings.fp32_flops / 1e9:.0f} GFLOP/s",
+    )
+    return device, [asdict(ceilings)]
 
 
 def predict(settings: Sequence[PlanSetting], shapes: Mapping[str, ModelShape], serving: Serving) -> list[Row]:

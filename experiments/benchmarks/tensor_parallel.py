@@ -9,7 +9,6 @@ Legend: B sequences, T query length, d hidden size.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,36 +20,23 @@ from ..models.initialisation import initialise
 from ..models.shapes import AttentionShape, ModelShape
 from ..models.transformer import RlExpForCausalLM
 from ..runs.ranks import Ranks
-from .cells import DTYPES
+from .cells import AttentionCell
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardedSetting:
-    """One cell: the layer of `mechanism`, and how it decodes."""
-
-    mechanism: str
-    shape: AttentionShape
-    batch: int
-    context: int
-    query_length: int
-    dtype: str
-    kernel: str
-
-
-def measure_sharded(setting: ShardedSetting, ranks: Ranks, *, rounds: int, seed: int) -> dict[str, Any]:
+def measure_sharded(cell: AttentionCell, ranks: Ranks, *, rounds: int, seed: int) -> dict[str, Any]:
     """The same row on every rank. Bytes are per token and layer; seconds the median over rounds of the slowest rank."""
     generator = torch.Generator().manual_seed(seed)
-    whole = _one_layer(setting.shape, ranks.size, generator)
-    largest = setting.context + setting.query_length * rounds
-    options: dict[str, Any] = {"batch_size": setting.batch, "max_length": largest, "dtype": DTYPES[setting.dtype]}
-    expected = TensorParallelDecoder(whole, kernel=setting.kernel, **options)
-    decoder = TensorParallelDecoder(shard_model(whole, ranks.rank, ranks.size), kernel=setting.kernel, **options)
-    before = torch.randn(setting.batch, setting.context, setting.shape.hidden_size, generator=generator)
+    whole = _one_layer(cell.shape, ranks.size, generator)
+    largest = cell.context + cell.query_length * rounds
+    options: dict[str, Any] = {"batch_size": cell.batch, "max_length": largest, "dtype": cell.storage}
+    expected = TensorParallelDecoder(whole, kernel=cell.kernel, **options)
+    decoder = TensorParallelDecoder(shard_model(whole, ranks.rank, ranks.size), kernel=cell.kernel, **options)
+    before = torch.randn(cell.batch, cell.context, cell.shape.hidden_size, generator=generator)
     decoder.fill_attention(before)
     expected.fill_attention(before)
     seconds, difference, scale = [], 0.0, 0.0
     for _ in range(rounds):
-        hidden = torch.randn(setting.batch, setting.query_length, setting.shape.hidden_size, generator=generator)
+        hidden = torch.randn(cell.batch, cell.query_length, cell.shape.hidden_size, generator=generator)
         ranks.barrier()
         start = time.perf_counter()
         output = decoder.step_attention(hidden)
@@ -59,28 +45,23 @@ def measure_sharded(setting: ShardedSetting, ranks: Ranks, *, rounds: int, seed:
         difference = max(difference, float((output - alone).abs().max()))
         scale = max(scale, float(alone.abs().max()))
     slowest = torch.tensor(ranks.largest(seconds))
-    allocated = decoder.cache.allocated_bytes() / (setting.batch * largest)
+    allocated = decoder.cache.allocated_bytes() / (cell.batch * largest)
     every = ranks.largest([allocated, -allocated, difference])
-    element = DTYPES[setting.dtype].itemsize
+    element = cell.storage.itemsize
     median = float(slowest.median())
     return {
-        "mechanism": setting.mechanism,
-        "batch": setting.batch,
-        "context": setting.context,
-        "query_length": setting.query_length,
-        "dtype": setting.dtype,
-        "kernel": setting.kernel,
+        **{name: value for name, value in cell.labels().items() if value is not None},
         "tensor_parallel": ranks.size,
         "status": "measured",
         "bytes": every[0],
         "least_bytes": -every[1],  # of any rank
-        "predicted_bytes": cached_bytes_per_token(setting.shape, element_bytes=element, tensor_parallel=ranks.size),
-        "whole_bytes": expected.cache.allocated_bytes() / (setting.batch * largest),
-        "duplication_factor": duplication_factor(setting.shape, ranks.size),
+        "predicted_bytes": cached_bytes_per_token(cell.shape, element_bytes=element, tensor_parallel=ranks.size),
+        "whole_bytes": expected.cache.allocated_bytes() / (cell.batch * largest),
+        "duplication_factor": duplication_factor(cell.shape, ranks.size),
         "largest_difference": every[2],  # of outputs in fp32
         "largest_output": scale,
         "seconds": median,
-        "tokens_per_second": setting.batch * setting.query_length / median,
+        "tokens_per_second": cell.batch * cell.query_length / median,
     }
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 Row = dict[str, Any]
 
+OVERHEAD_SHARE = 0.3  # of the limit: below, launching and bookkeeping take longer than bytes or operations
+
 # Bytes per token, layer and device of the XL model in bf16 on 1, 2 and 4 devices (Tables 5 and 15).
 PAPER_DEVICE_BYTES = {
     "mha": (8192, 4096, 2048),
@@ -122,6 +124,9 @@ def _speed_claim(rows: Sequence[Row], query_length: int, name: str, against: str
 
 def _why(first: Row, second: Row) -> str:
     """What the ratio of times rests on here."""
+    if max(first["fraction_of_limit"], second["fraction_of_limit"]) < OVERHEAD_SHARE:
+        shares = f"{first['fraction_of_limit']:.0%} and {second['fraction_of_limit']:.0%}"
+        return f"limited by overhead (both far from their floors: {shares} of the limit), so neither count decides"
     flops, moved = second["flops"] / first["flops"], second["bytes"] / first["bytes"]
     if first["bound"] == second["bound"] == "compute":
         return f"bound by arithmetic, so the FLOPs count ({flops:.2f}x), not the bytes ({moved:.2f}x)"

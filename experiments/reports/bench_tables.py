@@ -149,6 +149,25 @@ def serving_table(rows: Sequence[Row]) -> RenderableType:
     )
 
 
+def sharded_table(rows: Sequence[Row]) -> RenderableType:
+    """One layer over several ranks, beside the layer on one."""
+    return sectioned_table(
+        f"one attention layer over {rows[0]['tensor_parallel']} ranks · {_same(rows)}",
+        [
+            ATTENTION,
+            Column[Row]("kernel", "kernel"),
+            Column[Row]("bytes\nalone", "whole_bytes", "{:,.0f}"),
+            Column[Row]("bytes\nper rank", "bytes", "{:,.0f}"),
+            Column[Row]("copies", "duplication_factor"),
+            Column[Row]("differs\nby", "largest_difference", "{:.0e}"),
+            Column[Row]("µs a\nstep", "seconds", "{:,.0f}", 1e6),
+        ],
+        _sections(rows),
+        "bytes per token, as predicted; differs by: the most from the outputs of the layer on one rank; step: the "
+        "median of the slowest rank",
+    )
+
+
 def device_table(devices: Sequence[Row], title: str) -> RenderableType:
     """Cache bytes per token and layer on each device; how often the whole is stored in brackets."""
     sizes = list(dict.fromkeys(row["tensor_parallel"] for row in devices))

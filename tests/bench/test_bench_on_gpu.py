@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from cli import hydra_command
 from cli.main import app
 from conf.bench_config import BenchConfig, BenchMode, GridConfig, Parallel
-from conf.bench_kernels import BenchKernel
 from conf.run_config import Device
-from experiments import bench_machine
+from experiments import bench as bench_command
 from experiments.benchmarks import gpu as gpu_module
+from experiments.benchmarks.choices import BenchKernel
 
 MECHANISMS = ("mha", "gqa-4", "gta-4", "mla", "gla-2")
 SMALL = ("model=nano", "bench.batch=[2]", "bench.rounds=2", "tracking.mode=disabled")
@@ -32,7 +32,7 @@ def interpreted() -> bool:
 
 
 def run_bench(folder, monkeypatch, gpu, *words):
-    monkeypatch.setattr(bench_machine, "open_gpu", lambda needs_triton: gpu)
+    monkeypatch.setattr(bench_command, "open_gpu", lambda needs_triton: gpu)
     monkeypatch.setattr(hydra_command, "has_cuda", lambda: True)
     return CliRunner().invoke(app, ["bench", f"output_dir={folder}/outputs", "device=cuda", *SMALL, *words])
 
@@ -180,20 +180,20 @@ def test_every_command_refuses_device_cuda_where_there_is_none(command, rl_exp, 
 
 
 def test_auto_takes_a_gpu_where_there_is_one_and_kernels_allow_it(monkeypatch):
-    monkeypatch.setattr(bench_machine, "open_gpu", lambda needs_triton: "gpu")
-    assert bench_machine.measuring_gpu(BenchConfig()) == "gpu"
-    assert bench_machine.measuring_gpu(BenchConfig(device=Device.cpu)) is None
-    assert bench_machine.measuring_gpu(BenchConfig(bench=GridConfig(kernel=[BenchKernel.cpu]))) is None
-    assert bench_machine.measuring_gpu(BenchConfig(bench=GridConfig(threads=[1, 2]))) is None
-    assert bench_machine.measuring_gpu(BenchConfig(parallel=Parallel.tensor)) is None
+    monkeypatch.setattr(bench_command, "open_gpu", lambda needs_triton: "gpu")
+    assert bench_command.measuring_gpu(BenchConfig()) == "gpu"
+    assert bench_command.measuring_gpu(BenchConfig(device=Device.cpu)) is None
+    assert bench_command.measuring_gpu(BenchConfig(bench=GridConfig(kernel=[BenchKernel.cpu]))) is None
+    assert bench_command.measuring_gpu(BenchConfig(bench=GridConfig(threads=[1, 2]))) is None
+    assert bench_command.measuring_gpu(BenchConfig(parallel=Parallel.tensor)) is None
 
     def refuse(needs_triton):
         raise ValueError("no CUDA device")
 
-    monkeypatch.setattr(bench_machine, "open_gpu", refuse)
-    assert bench_machine.measuring_gpu(BenchConfig()) is None
+    monkeypatch.setattr(bench_command, "open_gpu", refuse)
+    assert bench_command.measuring_gpu(BenchConfig()) is None
     with pytest.raises(ValueError, match="device=cuda: no CUDA device"):
-        bench_machine.measuring_gpu(BenchConfig(device=Device.cuda))
+        bench_command.measuring_gpu(BenchConfig(device=Device.cuda))
 
 
 @pytest.mark.parametrize("mode", [BenchMode.generate, BenchMode.serving])

@@ -1,40 +1,12 @@
-"""What `rl-exp bench` measures on: the processor or a GPU, its ceilings in the record and in words."""
+"""The last lines of `rl-exp bench`: what was measured on, its ceilings, the headline."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from conf.bench_config import BenchConfig
-from conf.bench_kernels import BenchKernel
-from conf.run_config import Device
-from experiments.benchmarks.ceilings import Ceilings
-from experiments.benchmarks.gpu import Gpu, open_gpu
-
 BUSY_SHARE = 0.75  # load average per core before a run, from which on other jobs may have slowed it down
-
-
-def measuring_gpu(config: BenchConfig) -> Gpu | None:
-    """The GPU that this run measures on; None for the processor. `device=auto` takes a GPU where there is one.
-
-    Raises ValueError where only a GPU would do and there is none.
-    """
-    devices = config.devices()
-    if Device.cuda not in devices:
-        return None
-    try:
-        return open_gpu(needs_triton=BenchKernel.triton in config.kernels(Device.cuda))
-    except ValueError as error:
-        if Device.cpu in devices:
-            return None
-        raise ValueError(f"device={config.device.value}: {error}") from None
-
-
-def processor_record(ceilings: Mapping[int, Ceilings]) -> dict[str, Any]:
-    """The processor's part of the record: ceilings by number of threads."""
-    return {"ceilings": [asdict(ceiling) for ceiling in ceilings.values()]}
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
@@ -91,3 +63,15 @@ def summary(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> di
         **peak,
         "objective": -best["tokens_per_second"],
     }
+
+
+def plan_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The headline of a plan: how many cells fit, and the highest ceiling."""
+    fit = [row for row in rows if row["status"] == "predicted"]
+    found: dict[str, Any] = {"cells": len(rows), "not_predicted": len(rows) - len(fit)}
+    if fit:
+        best = max(fit, key=lambda row: float(row["tokens_per_second_ceiling"]))
+        ceiling = best["tokens_per_second_ceiling"]
+        found["highest_ceiling"] = f"{best['mechanism']}, {best['devices']} {best['device']}, {ceiling:,.0f} tokens/s"
+        found["objective"] = -ceiling
+    return found
