@@ -3,31 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import Enum
 
 from conf.limits import limited
-
-
-class PlanDevice(Enum):
-    """Accelerators by their makers' specification; `cpu` is this machine, its ceilings measured in the run."""
-
-    h100 = "h100"
-    h200 = "h200"
-    b200 = "b200"
-    cpu = "cpu"
-
-
-class PlanDtype(Enum):
-    """How elements are stored, and with which of the device's peaks they are multiplied (on a CPU, fp32's)."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp8 = "fp8"
-
-    @property
-    def element_bytes(self) -> int:
-        """Bytes of one element."""
-        return {"fp32": 4, "bf16": 2, "fp8": 1}[self.value]
+from experiments.benchmarks.choices import PlanDevice, PlanDtype
 
 
 @dataclass
@@ -76,8 +54,7 @@ class PlanConfig:
             value = getattr(self, name)
             if value is not None and value not in dtypes:
                 raise ValueError(
-                    f"plan.{name}={value.value} does not fit plan.device={self.device.value}: use "
-                    + " or ".join(dtype.value for dtype in dtypes)
+                    f"plan.{name}={value} does not fit plan.device={self.device}: use {' or '.join(dtypes)}"
                 )
 
     @property

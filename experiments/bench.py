@@ -355,9 +355,9 @@ def plan(config: BenchConfig) -> Found:
     device, ceilings = planned_device(options.device)
     served = Serving(
         device=device,
-        weights=options.weights_dtype.value,
+        weights=options.weights_dtype,
         weight_bytes=options.weights_dtype.element_bytes,
-        cache=options.cache_dtype.value,
+        cache=options.cache_dtype,
         cache_bytes=options.cache_dtype.element_bytes,
         devices=options.devices,
         memory_share=options.memory_share,

@@ -48,3 +48,25 @@ class LengthDistribution(StrEnum):
     fixed = "fixed"
     uniform = "uniform"
     lognormal = "lognormal"
+
+
+class PlanDevice(StrEnum):
+    """Accelerators by their makers' specification; `cpu` is this machine, its ceilings measured in the run."""
+
+    h100 = "h100"
+    h200 = "h200"
+    b200 = "b200"
+    cpu = "cpu"
+
+
+class PlanDtype(StrEnum):
+    """How elements are stored, and with which of the device's peaks they are multiplied (on a CPU, fp32's)."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp8 = "fp8"
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element."""
+        return {"fp32": 4, "bf16": 2, "fp8": 1}[self]

@@ -13,11 +13,36 @@ import torch
 from torch import Tensor
 from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
 
-from ..models.transformer import RlExpForCausalLM
+from ..models.configuration import RlExpConfig
+from ..models.shapes import AttentionMechanism, AttentionShape, ModelShape
+from ..models.transformer import RlExpForCausalLM, build_model
 from .choices import Peer
 
 COMPILED_PEERS = (Peer.own_static_compiled, Peer.llama_static_compiled)
 LLAMA_PEERS = (Peer.llama_dynamic, Peer.llama_static_compiled)
+
+
+def matched_model(
+    mechanism: str,
+    *,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    feed_forward_dim: int,
+    vocabulary_size: int,
+    seed: int = 0,
+) -> RlExpForCausalLM:
+    """A model of random weights, with the parameters of the MHA model of that `feed_forward_dim`."""
+    attention = AttentionShape(
+        mechanism=AttentionMechanism(mechanism),
+        hidden_size=hidden_size,
+        query_heads=heads,
+        head_dim=hidden_size // heads,
+    )
+    shape = ModelShape.matched(
+        attention, anchor_feed_forward_dim=feed_forward_dim, layers=layers, vocabulary_size=vocabulary_size
+    )
+    return build_model(RlExpConfig.from_shape(shape), torch.Generator().manual_seed(seed))
 
 
 def peer_model(model: RlExpForCausalLM, peer: Peer) -> Any:

@@ -27,16 +27,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from experiments.benchmarks.peers import llama_with_weights_of
-from experiments.models.configuration import RlExpConfig
-from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
-from experiments.models.transformer import RlExpForCausalLM, build_model
+from experiments.benchmarks.peers import llama_with_weights_of, matched_model
+from experiments.models.transformer import RlExpForCausalLM
+from experiments.reports.tables import Column, rich_table
 from experiments.runs.files import write_json
 from experiments.tasks.task import Prompt
 from experiments.training.advantages import advantages, reward_with_kl
@@ -49,6 +47,18 @@ SHAPES = {  # hidden size, layers, feed-forward dim of the MHA model that parame
     "1M": (128, 4, 344),
 }
 VOCABULARY = 4096
+PARTS = ("whole", "rollouts")
+COLUMNS = [  # of a row and a part of it
+    Column[tuple[dict[str, Any], str]]("policy", lambda of: of[0]["policy"], left=True),
+    Column[tuple[dict[str, Any], str]]("algorithm", lambda of: of[0]["algorithm"], left=True),
+    Column[tuple[dict[str, Any], str]]("part", lambda of: of[1], left=True),
+    Column[tuple[dict[str, Any], str]]("ours", lambda of: of[0][f"{of[1]}_ours"], "{:.1f}"),
+    Column[tuple[dict[str, Any], str]]("trl", lambda of: of[0][f"{of[1]}_trl"], "{:.1f}"),
+    Column[tuple[dict[str, Any], str]]("ratio", lambda of: of[0][f"{of[1]}_ratio"], "{:.2f}"),
+    Column[tuple[dict[str, Any], str]](
+        "quartiles", lambda of: "{:.2f} to {:.2f}".format(*of[0][f"{of[1]}_ratio_quartiles"])
+    ),
+]
 LEARNING_RATE, GRADIENT_CLIP = 1e-5, 1.0
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}  # the second for a busy machine, with one thread
 
@@ -93,13 +103,14 @@ class Workload:
 def policy(shape: str) -> RlExpForCausalLM:
     """A grouped-query model of random weights, which transformers' Llama can have too."""
     hidden_size, layers, feed_forward_dim = SHAPES[shape]
-    attention = AttentionShape(
-        mechanism=AttentionMechanism.gqa, hidden_size=hidden_size, query_heads=8, head_dim=hidden_size // 8
+    return matched_model(
+        "gqa",
+        hidden_size=hidden_size,
+        layers=layers,
+        heads=8,
+        feed_forward_dim=feed_forward_dim,
+        vocabulary_size=VOCABULARY,
     )
-    model = ModelShape.matched(
-        attention, anchor_feed_forward_dim=feed_forward_dim, layers=layers, vocabulary_size=VOCABULARY
-    )
-    return build_model(RlExpConfig.from_shape(model), torch.Generator().manual_seed(0))
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
@@ -284,7 +295,7 @@ def compare(
     ours = OurSteps(shape, algorithm, workload, prompts, clock)
     theirs = run_trl(shape, algorithm, workload, prompts, rounds + warm_up, ours.step, clock)
     row: dict[str, Any] = {"policy": shape, "algorithm": algorithm.name}
-    for part in ("whole", "rollouts"):
+    for part in PARTS:
         our_times, their_times = getattr(ours.seconds, part)[warm_up:], getattr(theirs, part)[warm_up:]
         ratios = [theirs / ours for ours, theirs in zip(our_times, their_times, strict=True)]
         low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
@@ -318,9 +329,6 @@ def main() -> None:
     workload = Workload(arguments.prompts, arguments.samples, arguments.prompt_tokens, arguments.new_tokens)
 
     load = os.getloadavg()[0]
-    table = Table(title=f"completions per second, {torch.get_num_threads()} threads, load {load:.1f}")
-    for column in ("policy", "algorithm", "part", "ours", "trl", "ratio", "quartiles"):
-        table.add_column(column, justify="left" if column in ("policy", "algorithm", "part") else "right")
     rows = []
     for shape in arguments.policies:
         for algorithm in ALGORITHMS:
@@ -328,14 +336,9 @@ def main() -> None:
                 continue
             row = compare(shape, algorithm, workload, arguments.rounds, CLOCKS[arguments.clock])
             rows.append(row)
-            for part in ("whole", "rollouts"):
-                low, high = row[f"{part}_ratio_quartiles"]
-                table.add_row(
-                    *(shape, algorithm.name, part),
-                    *(f"{row[f'{part}_{side}']:.1f}" for side in ("ours", "trl")),
-                    *(f"{row[f'{part}_ratio']:.2f}", f"{low:.2f} to {high:.2f}"),
-                )
-    Console().print(table)
+    title = f"completions per second, {torch.get_num_threads()} threads, load {load:.1f}"
+    shown = [(row, part) for row in rows for part in PARTS]
+    Console().print(rich_table(COLUMNS, shown, title=title))
     document = {
         "settings": {key: value for key, value in vars(arguments).items() if key != "output"},
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},

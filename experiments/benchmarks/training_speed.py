@@ -17,17 +17,23 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from experiments.models.configuration import RlExpConfig
-from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
-from experiments.models.transformer import RlExpForCausalLM
+from experiments.benchmarks.peers import llama_with_weights_of, matched_model
+from experiments.reports.tables import Column, rich_table
 from experiments.training.optimizers import build_optimizer, clip_gradients
 
+COLUMNS = [
+    Column[dict[str, Any]]("model", "model", left=True),
+    Column[dict[str, Any]]("parameters", "parameters", "{:,}"),
+    Column[dict[str, Any]]("tokens/s", "tokens_per_second", "{:,.1f}"),
+    Column[dict[str, Any]]("GFLOP/s (6N)", "gflops"),
+    Column[dict[str, Any]]("x transformers", "times_transformers", missing="-"),
+    Column[dict[str, Any]]("time / GQA's", "time_over_gqa"),
+]
 MECHANISMS = ("mha", "gqa", "gta", "mla", "gla")
 
 
@@ -68,39 +74,6 @@ def training_step(
     return step
 
 
-def our_model(mechanism: str, arguments: argparse.Namespace) -> RlExpForCausalLM:
-    """Our model of one mechanism, at the parameter count of the MHA model."""
-    shape = AttentionShape(
-        mechanism=AttentionMechanism(mechanism),
-        hidden_size=arguments.hidden_size,
-        query_heads=arguments.heads,
-        head_dim=arguments.hidden_size // arguments.heads,
-    )
-    model = ModelShape.matched(
-        shape,
-        anchor_feed_forward_dim=arguments.feed_forward_dim,
-        layers=arguments.layers,
-        vocabulary_size=arguments.vocabulary_size,
-    )
-    return RlExpForCausalLM(RlExpConfig.from_shape(model))
-
-
-def transformers_llama(mechanism: str, arguments: argparse.Namespace, feed_forward_dim: int) -> LlamaForCausalLM:
-    """transformers' Llama of the same shape (MHA and GQA only)."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=arguments.vocabulary_size,
-            hidden_size=arguments.hidden_size,
-            intermediate_size=feed_forward_dim,
-            num_hidden_layers=arguments.layers,
-            num_attention_heads=arguments.heads,
-            num_key_value_heads=arguments.heads if mechanism == "mha" else 4,
-            tie_word_embeddings=True,
-            use_cache=False,
-        )
-    )
-
-
 def contenders(arguments: argparse.Namespace) -> list[Contender]:
     """Ours and transformers', eager and (where asked for) compiled."""
     generator = torch.Generator().manual_seed(0)
@@ -111,13 +84,21 @@ def contenders(arguments: argparse.Namespace) -> list[Contender]:
     for compiled in (False, True) if arguments.compiled else (False,):
         suffix = " compiled" if compiled else ""
         for mechanism in arguments.mechanisms:
-            model = our_model(mechanism, arguments)
+            model = matched_model(
+                mechanism,
+                hidden_size=arguments.hidden_size,
+                layers=arguments.layers,
+                heads=arguments.heads,
+                feed_forward_dim=arguments.feed_forward_dim,
+                vocabulary_size=arguments.vocabulary_size,
+            )
             loss = torch.compile(model.loss) if compiled else model.loss
             result.append(
                 Contender(f"{mechanism}{suffix}", model.num_parameters(), training_step(model, loss, inputs, targets))
             )
             if mechanism in ("mha", "gqa"):
-                llama = transformers_llama(mechanism, arguments, model.config.feed_forward_dim)
+                llama = llama_with_weights_of(model).train()
+                llama.config.use_cache = False
                 forward = torch.compile(llama) if compiled else llama
 
                 # `labels` are shifted inside: one token more, so that as many are predicted.
@@ -172,9 +153,6 @@ def main() -> None:
     measure(entrants, arguments.rounds)
     by_name = {entrant.name: entrant for entrant in entrants}
     tokens = arguments.batch_size * arguments.sequence_length
-    table = Table(title=f"training speed, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
-    for column in ("model", "parameters", "tokens/s", "GFLOP/s (6N)", "x transformers", "time / GQA's"):
-        table.add_column(column, justify="left" if column == "model" else "right")
     rows = []
     for entrant in entrants:
         speed = tokens / statistics.median(entrant.seconds)
@@ -190,13 +168,8 @@ def main() -> None:
             "time_over_gqa": round(1 / ratio(entrant, by_name[f"gqa{compiled}"]), 3),
         }
         rows.append(row)
-        table.add_row(
-            *(
-                "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-                for value in row.values()
-            )
-        )
-    Console().print(table)
+    title = f"training speed, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    Console().print(rich_table(COLUMNS, rows, title=title))
     print(json.dumps({"settings": vars(arguments), "torch": torch.__version__, "rows": rows}))
 
 

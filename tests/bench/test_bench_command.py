@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from experiments.decoding.cache import DecodeCache
 from experiments.models.shapes import AttentionMechanism, AttentionShape
+from experiments.reports.bench_claims import paper_claims
 
 MECHANISMS = ("mha", "gqa", "gta", "mla", "gla")
 NANO = ("model=nano", "bench.batch=[2]", "bench.rounds=2", "threads=1", "tracking.mode=disabled")
@@ -203,3 +204,20 @@ def test_a_sweep_ends_with_one_table_and_one_document_for_all_jobs(tmp_path):
     assert {row["model"] for row in document["rows"]} == {"8x8", "8x16"}
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert pyarrow.parquet.read_table(sweep / "results.parquet").num_rows == len(document["rows"])
+
+
+def test_without_a_compiler_the_kernel_is_called_reference(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.bench.cpu_library", lambda: None)
+    words = ("bench.mechanism=[gqa]", "bench.context=[16]", "bench.kernel=[cpu,reference]")
+    assert [row["kernel"] for row in last_line(run_bench(tmp_path, *words).stdout)["rows"]] == ["reference"]
+
+
+@pytest.mark.parametrize(("share", "reason"), [(0.02, "limited by overhead"), (0.5, "bound by arithmetic")])
+def test_the_reason_of_a_ratio_is_overhead_where_both_cells_are_far_from_their_floors(share, reason):
+    common = {"model": "8x8", "status": "measured", "kernel": "cpu", "residence": "cache", "context": 16, "batch": 2}
+    common |= {"page_size": None, "threads": 1, "query_length": 1, "dtype": "fp32", "bound": "compute"}
+    common |= {"peak_flops": 10.0, "bandwidth": 1.0, "intensity": 3.0, "bytes": 1, "seconds": 1.0}
+    common |= {"floor_seconds": share, "fraction_of_limit": share}
+    rows = [common | {"mechanism": "gla-2", "flops": 1}, common | {"mechanism": "mla", "flops": 2}]
+    (claim,) = (claim for claim in paper_claims(rows, []) if claim["claim"].startswith("GLA decodes"))
+    assert reason in claim["note"]

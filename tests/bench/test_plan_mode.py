@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 
 from conf.bench_config import BenchConfig, BenchMode
-from conf.plan_config import PlanDevice
 from conf.train_config import ModelConfig
+from experiments.benchmarks.choices import PlanDevice
 from experiments.benchmarks.device_table import DEVICES
 from experiments.benchmarks.plan import PlanSetting, Serving, crossovers, faster_from, predict
 from experiments.benchmarks.published_serving import PUBLISHED, SERVED_EXPERTS, compare_with_published, served_model
