@@ -70,7 +70,8 @@ def learnable_variance(policy: SoftmaxPolicy, rewards: Tensor) -> Tensor:
     left, sizes, _ = torch.linalg.svd(scores, full_matrices=False)
     spans = sizes > RELATIVE_RANK_TOLERANCE**0.5 * sizes[..., :1]
     along = (left.mT @ (centred * weights).flatten(2)[..., None])[..., 0]
-    return (along.square() * spans).sum(dim=-1)
+    explained: Tensor = (along.square() * spans).sum(dim=-1)
+    return explained
 
 
 def fisher_product(policy: SoftmaxPolicy, probabilities: Tensor, direction: Tensor) -> Tensor:
