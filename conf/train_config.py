@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -20,27 +19,7 @@ from experiments.models.shapes import (
     ModelShape,
     matched_feed_forward_dim,
 )
-
-
-class Precision(Enum):
-    """Arithmetic of the training step; weights and optimizer state stay fp32."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Distribution(Enum):
-    """Over several processes of torchrun: `ddp`, each holds the whole model; `fsdp`, each holds a part of it."""
-
-    ddp = "ddp"
-    fsdp = "fsdp"
-
-
-class OptimizerName(Enum):
-    """`muon`: torch's Muon for the matrices of the blocks, AdamW for embeddings and norms."""
-
-    adamw = "adamw"
-    muon = "muon"
+from experiments.training.choices import Distribution, OptimizerName, Precision
 
 
 @dataclass

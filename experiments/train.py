@@ -43,7 +43,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     device = prepare_device(config.device.value, config.threads)
     corpus = prepare_corpus_for(config, run)
     model = build_model(config, corpus, run).to(device)
-    distributed = distribute(model, run.ranks, config.distribution.value, compiled=config.training.compile)
+    distributed = distribute(model, run.ranks, config.distribution, compiled=config.training.compile)
     training, shape = config.training, config.model_shape(len(corpus.tokenizer))
     optimizer = build_optimizer(model, steps=training.steps, **optimizer_settings(config))
     sequences = PackedSequences(
@@ -76,8 +76,9 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         log_evaluation(config, run, model, corpus, step, device, training.evaluation_tokens)
 
     with run.finishing_steps(), run.progress("training", training.steps, completed=step) as bar:
-        started, first_step = time.perf_counter(), step
+        first_step, seconds_before = step, seconds
         while step < training.steps:
+            started = time.perf_counter()
             # One optimizer step: `accumulation` passes over equal parts of this rank's part of the batch.
             batch = sequences.batch(
                 step * training.batch_size,
@@ -92,7 +93,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
                 rows = slice(part * rows_per_pass, (part + 1) * rows_per_pass)
                 inputs, targets, documents = (None if each is None else each[rows].to(device) for each in batch)
                 with distributed.gradients_meet(part + 1 == training.accumulation):
-                    with arithmetic(device, training.precision.value):
+                    with arithmetic(device, training.precision):
                         part_loss = distributed.loss(inputs, targets, document_ids=documents) / training.accumulation
                     part_loss.backward()
                 loss += part_loss.detach()
@@ -103,10 +104,11 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
             learning_rate = optimizer.learning_rate
             optimizer.step()
             step += 1
+            seconds += time.perf_counter() - started  # of training alone: evaluation and saving come after
 
             # Once in a while: log, evaluate, save.
             tokens = step * training.tokens_per_step
-            rate = (step - first_step) * training.tokens_per_step / (time.perf_counter() - started)
+            rate = (step - first_step) * training.tokens_per_step / max(seconds - seconds_before, 1e-9)
             bar.advance(1, loss=f"{mean_loss:.3f}", tokens_per_second=f"{rate:,.0f}")
             if step % training.log_every_steps == 0 or step == training.steps:
                 row = {"train/loss": mean_loss, "train/gradient_norm": gradient_norm}
@@ -116,11 +118,9 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
                 log_evaluation(config, run, model, corpus, step, device, training.evaluation_tokens)
             save = due(training.checkpoint_every_tokens, tokens, training.tokens_per_step)
             if save or stop or step == training.steps:
-                elapsed = seconds + time.perf_counter() - started
-                save_state(run, step, model, optimizer, elapsed, keep=training.keep_checkpoints)
-            if stop:
+                save_state(run, step, model, optimizer, seconds, keep=training.keep_checkpoints)
+            if stop and step < training.steps:
                 raise KeyboardInterrupt
-        seconds += time.perf_counter() - started
 
     losses = log_evaluation(config, run, model, corpus, step, device, training.final_evaluation_tokens)
     samples: list[str] = []
@@ -177,6 +177,7 @@ def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
     """The arguments of `build_optimizer` that come from the configuration."""
     optimizer = config.optimizer
     names = (
+        "name",
         "learning_rate",
         "muon_learning_rate",
         "muon_momentum",
@@ -187,12 +188,12 @@ def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
         "warmup_share",
         "final_learning_rate_share",
     )
-    return {"name": optimizer.name.value} | {name: getattr(optimizer, name) for name in names}
+    return {name: getattr(optimizer, name) for name in names}
 
 
 def where_it_runs(config: TrainConfig, run: Run, device: torch.device) -> str:
     """`cpu`, or `cpu, 4 ranks (fsdp)`."""
-    ranks = f", {run.ranks.size} ranks ({config.distribution.value})" if run.ranks.size > 1 else ""
+    ranks = f", {run.ranks.size} ranks ({config.distribution})" if run.ranks.size > 1 else ""
     return f"{device}{ranks}"
 
 
@@ -202,7 +203,7 @@ def due(every: int, tokens: int, tokens_per_step: int) -> bool:
 
 
 def resume(run: Run, model: RlExpForCausalLM, optimizer: OptimizerGroup) -> tuple[int, float]:
-    """Continue from the newest whole checkpoint: returns its step and the seconds trained so far, or zeros."""
+    """Continue from the newest complete checkpoint: returns its step and the seconds of training so far, or zeros."""
     state = load_latest_checkpoint(run.checkpoints)
     if state is None:
         run.resume_metrics(0)
@@ -251,7 +252,7 @@ def log_evaluation(
     training, row = config.training, {}
     for name, held_out in corpus.held_out.items():
         batches = held_out.batches(training.sequence_length, training.batch_size, most_tokens)
-        result = held_out_loss(model, batches, device=device, precision=training.precision.value, ranks=run.ranks)
+        result = held_out_loss(model, batches, device=device, precision=training.precision, ranks=run.ranks)
         row[f"eval/{name}/loss"] = result.nats_per_token
         row[f"eval/{name}/perplexity"] = result.perplexity
         row[f"eval/{name}/bits_per_byte"] = result.bits_per_byte(held_out.tokens_per_byte)

@@ -254,17 +254,17 @@ class CacheStep:
         """Which of the b * T columns are new tokens; None where all are."""
         return None if self.host_new is None else torch.from_numpy(self.host_new).to(self.cache.device)
 
-    @property
+    @cached_property
     def positions(self) -> Tensor:
         """[b, T] int32; negative where a column is no new token."""
         return torch.from_numpy(self.host_positions).to(self.cache.device)
 
-    @property
+    @cached_property
     def lengths(self) -> Tensor:
         """[b] int32, the new tokens included."""
         return torch.from_numpy(self.host_lengths).to(self.cache.device)
 
-    @property
+    @cached_property
     def page_table(self) -> Tensor:
         """[b, pages per sequence] int32."""
         return torch.from_numpy(self.host_page_table).to(self.cache.device)

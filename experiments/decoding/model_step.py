@@ -9,6 +9,7 @@ equal length, so no padding is computed. Samples of one prompt share its computa
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby, pairwise
@@ -21,12 +22,11 @@ from torch import Tensor
 from ..models.causal_attention import causal_attention
 from ..models.decoder import Block
 from ..models.rotary import rotation_at
-from ..models.shapes import AttentionMechanism
 from ..models.transformer import RlExpForCausalLM
 from .attention import DecodeKernel, attend
 from .cache import CacheLayer, DecodeCache
 from .cpu_linear import PanelLinear, entry_points
-from .prepared_layer import Rotations, TorchLinear, keep_memory, prepared_layer, weights_of
+from .prepared_layer import ModuleLayer, Rotations, TorchLinear, keep_memory, prepared_layer, weights_of
 
 
 class StepInputs(NamedTuple):
@@ -46,8 +46,8 @@ class DecodeModel:
 
     It holds a copy of the weights in the form that small steps want: call `refresh` when the model has changed.
     `kernel` None or `cpu` runs attention and linear layers in C++ on a CPU, in fp32; None on a GPU is `triton` where
-    that is installed, else `reference`, plain torch. Keys that are rotated on reading (`tied_key_value`) have no
-    kernel: attention is plain torch in any case.
+    that is installed, else `reference`, plain torch. A mechanism without a prepared form (see `prepared_layer`) runs
+    the arithmetic of its own module in any case. Raises RuntimeError where the logits are not those of `model`.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class DecodeModel:
         self.layers = [prepared_layer(block, compiled=self._compiled, dtype=dtype) for block in blocks]
         self._turns = torch.empty(0, 0, dtype=torch.complex64)
         self._prepare_ends()
+        self._compare_with(model)
 
     def refresh(self) -> None:
         """Take the model's present weights, in milliseconds: after every update of a policy.
@@ -161,7 +162,7 @@ class DecodeModel:
     def step(self, cache: DecodeCache, inputs: StepInputs) -> Tensor:
         """`decode` as a function of `inputs` alone, for which `cache` has made room: logits [b, T, V].
 
-        With the triton kernel, and for keys that are rotated on reading, no shape depends on the inputs' numbers and
+        With the triton kernel, and for layers that run their own module, no shape depends on the inputs' numbers and
         nothing waits for the device: it can be captured as a CUDA graph. To be called in inference mode.
         """
         batch, query_length = inputs.tokens.shape
@@ -179,7 +180,7 @@ class DecodeModel:
     @property
     def capturable(self) -> bool:
         """Whether `step` can be a CUDA graph on this model's device."""
-        static = self.kernel is DecodeKernel.triton or self.shape.mechanism is AttentionMechanism.tied_key_value
+        static = self.kernel is DecodeKernel.triton or all(isinstance(layer, ModuleLayer) for layer in self.layers)
         return self.device.type == "cuda" and static
 
     def _prefill_chunk(
@@ -222,34 +223,22 @@ class DecodeModel:
 
     def _attend(self, queries: Tensor, cache: DecodeCache, index: int, inputs: StepInputs) -> Tensor:
         layer = CacheLayer(cache.storage[index], inputs.page_table)
-        if self.shape.mechanism is AttentionMechanism.tied_key_value:
-            return self._attend_rotating(queries, layer, inputs.lengths, inputs.longest, cache.max_length)
+        prepared = self.layers[index]
+        if isinstance(prepared, ModuleLayer):
+            rotation = Rotations(self.rotation_table(cache.max_length)[: inputs.longest])
+            rows = self._rows(layer, inputs.lengths, inputs.longest)
+            return prepared.attend(queries, rows, inputs.lengths, rotation)
         if queries.dtype != layer.storage.dtype:
             queries = queries.float()
         return attend(self.shape, queries, layer, inputs.lengths, kernel=self.kernel)
 
-    def _attend_rotating(
-        self, queries: Tensor, layer: CacheLayer, lengths: Tensor, longest: int, max_length: int
-    ) -> Tensor:
-        """Decode attention where a key is the cached state, rotated at its own position: (b, T, H, D)."""
+    def _rows(self, layer: CacheLayer, lengths: Tensor, longest: int) -> Tensor:
+        """The cached rows of every sequence in token order, (b, longest, E), and 0 beyond its length."""
         page_size = layer.storage.shape[1]
         pages = layer.page_table[:, : -(-longest // page_size)].clamp(0, len(layer.storage) - 1).long()
-        rows = layer.storage[:, :longest][pages].flatten(1, 2)[:, :longest].float()  # (b, longest, E)
+        rows = layer.storage[:, :longest][pages].flatten(1, 2)[:, :longest]
         times = torch.arange(longest, device=self.device)
-        rows = rows.masked_fill((times >= lengths[:, None])[..., None], 0.0)  # what lies there may be NaN
-        tied = rows.unflatten(-1, (self.shape.key_value_heads, self.shape.head_dim))
-        keys = tied.flatten(0, 1).clone()
-        Rotations(self.rotation_table(max_length)[:longest].repeat(len(lengths), 1)).of_heads(keys)
-        seen = lengths[:, None] - queries.shape[1] + torch.arange(queries.shape[1], device=self.device)  # (b, T)
-        heads = F.scaled_dot_product_attention(
-            queries.float().transpose(1, 2),
-            keys.view_as(tied).transpose(1, 2),
-            tied.transpose(1, 2),
-            attn_mask=(times <= seen.clamp(min=0)[..., None]).unsqueeze(1),
-            scale=self.shape.softmax_scale,
-            enable_gqa=self.shape.group_size > 1,
-        )
-        return heads.transpose(1, 2)
+        return rows.masked_fill((times >= lengths[:, None])[..., None], 0.0)  # what lies there may be NaN
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.embedding).float()
@@ -264,6 +253,27 @@ class DecodeModel:
         if not self._compiled:
             linear = partial(TorchLinear, dtype=self.dtype)
         self.head = linear(head, epsilon=self.decoder.norm.eps)
+
+    @torch.inference_mode()
+    def _compare_with(self, model: RlExpForCausalLM) -> None:
+        """Raise RuntimeError where two short prompts and a cached step give other logits than the model itself."""
+        tokens = (torch.arange(10, device=self.device) * 7919 % self.vocabulary).view(2, 5)
+        expected = model.head(model.decoder(tokens))[:, 3:].float()
+        cache = self.new_cache(batch_size=2, max_length=5)
+        prefilled = self.prefill(cache, tokens[:, :4].tolist(), [[0], [1]])
+        logits = torch.stack((prefilled, self.decode(cache, tokens[:, 4:], [0, 1])[:, 0]), dim=1)
+        size = float((expected - expected.mean(dim=-1, keepdim=True)).norm())
+        difference = float((logits - expected).norm()) / max(size, 1e-30)
+        coarser = max(torch.finfo(dtype).eps for dtype in (self.dtype, model.head.weight.dtype))
+        tolerance = max(1e-3, 16 * coarser)  # rounding stays far below, another mechanism far above
+        # A model whose own logits are not finite has nothing to be compared with.
+        if math.isfinite(size) and not difference <= tolerance:
+            raise RuntimeError(
+                f"the decode engine's logits differ from the model's by {difference:.1%} (rounding explains "
+                f"{tolerance:.1%}): its form of {self.config.attention} with kernel={self.kernel} does not compute "
+                "what the module computes, so nothing was generated. Correct the prepared form (see "
+                "docs/adding_a_mechanism.md), or remove it from PREPARED_FORMS to decode with the module itself"
+            )
 
     def _rotation(self, positions: Tensor, max_length: int) -> Rotations:
         return Rotations(self.rotation_table(max_length).index_select(0, positions))

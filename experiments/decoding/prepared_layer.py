@@ -14,6 +14,7 @@ cache row (see `layout`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 
 from ..models.attention import Attention
 from ..models.decoder import Block
+from ..models.grouped_query import GroupedQueryAttention
+from ..models.grouped_tied import GroupedTiedAttention
 from ..models.latent import LatentAttention, LatentNorm
-from ..models.shapes import LATENT, AttentionMechanism
+from ..models.rotary import Rotation
 from .cpu_linear import PanelBlock, PanelLinear
 
 
@@ -92,18 +95,23 @@ class PreparedLayer:
     def refresh(self) -> None:
         """Prepare the model's present weights."""
         attention, block, feed_forward = self.attention, self.block, self.block.feed_forward
+        self.prepare_input()
+        gate_and_up = weights_of(feed_forward.input.weight) * weights_of(block.feed_forward_norm.weight)
+        self.finish_block = self.block_end(
+            self.linear(weights_of(attention.output.weight)),
+            self.linear(gate_and_up, interleave=True),
+            self.linear(weights_of(feed_forward.output.weight)),
+            epsilon=block.feed_forward_norm.eps,
+        )
+
+    def prepare_input(self) -> None:
+        """Norm, input projection and gate as one matrix."""
+        attention, block = self.attention, self.block
         parts = [weights_of(cast(nn.Linear, attention.input).weight)[self.input_order()]]
         if attention.gate is not None:
             parts.append(weights_of(attention.gate.weight))
         weight = torch.cat(parts) * weights_of(block.attention_norm.weight)
         self.input = self.linear(weight, self.input_bias(weight), epsilon=block.attention_norm.eps)
-        gate_and_up = weights_of(feed_forward.input.weight) * weights_of(block.feed_forward_norm.weight)
-        self.finish_block = self.block_end(
-            self.linear(weights_of(attention.output.weight)[:, self.output_order()]),
-            self.linear(gate_and_up, interleave=True),
-            self.linear(weights_of(feed_forward.output.weight)),
-            epsilon=block.feed_forward_norm.eps,
-        )
 
     def tensors(self) -> list[Tensor]:
         """What `refresh` has prepared, where that is plain torch."""
@@ -115,10 +123,6 @@ class PreparedLayer:
 
     def input_bias(self, weight: Tensor) -> Tensor | None:
         return None
-
-    def output_order(self) -> Tensor:
-        """The order of the heads' elements before the output projection."""
-        return torch.arange(self.shape.query_heads * self.shape.head_dim)
 
     def project(self, hidden: Tensor, rotation: Rotations) -> tuple[Tensor, Tensor, Tensor | None]:
         """Block input (N, d) to rotated queries (N, H, D_qk), cache rows (N, E) and the gate before its sigmoid."""
@@ -169,30 +173,6 @@ class PreparedGroupedQuery(PreparedLayer):
     def expand(self, rows: Tensor, rotation: Rotations) -> tuple[Tensor, Tensor]:
         keys, values = rows.unflatten(-1, (2, self.shape.key_value_heads, self.shape.head_dim)).unbind(1)
         return keys, values
-
-
-class PreparedTiedKeyValue(PreparedLayer):
-    """Keys and values tied outright: the projection is [queries | tied states], a key is rotated when it is read."""
-
-    def input_order(self) -> Tensor:
-        shape = self.shape
-        return paired_heads(shape.query_heads + shape.key_value_heads, shape.head_dim, shape.rope_dim)
-
-    def output_order(self) -> Tensor:
-        return paired_heads(self.shape.query_heads, self.shape.head_dim, self.shape.rope_dim)
-
-    def queries_and_rows(self, projected: Tensor, width: int, rotation: Rotations) -> tuple[Tensor, Tensor]:
-        shape = self.shape
-        split = shape.query_heads * shape.head_dim
-        queries = projected[:, :split].unflatten(-1, (shape.query_heads, shape.head_dim))
-        rotation.of_heads(queries)
-        return queries, projected[:, split:width]
-
-    def expand(self, rows: Tensor, rotation: Rotations) -> tuple[Tensor, Tensor]:
-        tied = rows.unflatten(-1, (self.shape.key_value_heads, self.shape.head_dim))
-        keys = tied.clone()
-        rotation.of_heads(keys)
-        return keys, tied
 
 
 class PreparedGroupedTied(PreparedLayer):
@@ -332,6 +312,12 @@ class Rotations:
         pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2)))
         pairs.mul_(self._wide(pairs.shape[-1]))
 
+    def of_the_model(self) -> Rotation | None:
+        """The same for one row of N tokens in the model's own form, which pairs dimension i with i + R/2."""
+        if self.turns.shape[-1] == 0:
+            return None
+        return Rotation(self.turns.real[None, :, None], self.turns.imag[None, :, None])
+
     def _wide(self, pairs: int) -> Tensor:
         """(N, 1, pairs): dimensions before the last R are multiplied by one."""
         wide = self._widened.get(pairs)
@@ -342,16 +328,62 @@ class Rotations:
         return wide
 
 
+class ModuleLayer(PreparedLayer):
+    """A block whose mechanism has no prepared form: projections and attention are a copy of the module's own.
+
+    Slower than a prepared form with its kernel, and right for every mechanism, also one that rotates keys on reading.
+    """
+
+    def prepare_input(self) -> None:
+        self.module = copy.deepcopy(self.attention).requires_grad_(False).to(self.dtype)
+        self.norm = weights_of(self.block.attention_norm.weight).clone()
+
+    def tensors(self) -> list[Tensor]:
+        return [self.norm, *self.module.parameters(), *cast(TorchBlock, self.finish_block).tensors()]
+
+    def project(self, hidden: Tensor, rotation: Rotations) -> tuple[Tensor, Tensor, Tensor | None]:
+        normed = F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.block.attention_norm.eps).to(self.dtype)
+        queries, states, gate = self.module.project(normed[None], rotation.of_the_model())
+        return queries[0], torch.cat(states, dim=-1)[0], None if gate is None else gate[0]
+
+    def expand(self, rows: Tensor, rotation: Rotations) -> tuple[Tensor, Tensor]:
+        keys, values = self.module.expand(self._states(rows[None]), rotation.of_the_model())
+        return keys[0], values[0]
+
+    def absorb(self, queries: Tensor) -> Tensor:
+        return self.module.absorb(queries[None])[0]
+
+    def attend(self, queries: Tensor, rows: Tensor, lengths: Tensor, rotation: Rotations) -> Tensor:
+        """Absorbed queries (b, T, H, d_k) of the last T tokens over cache rows (b, S, E): (b, T, H, d_v).
+
+        Rows beyond `lengths` (b) may hold anything finite; `rotation` is that of the S positions.
+        """
+        times = torch.arange(rows.shape[1], device=rows.device)
+        newest = lengths[:, None] - queries.shape[1] + torch.arange(queries.shape[1], device=rows.device)  # (b, T)
+        mask = (times <= newest.clamp(min=0)[..., None]).unsqueeze(1)
+        states = self._states(rows.to(self.dtype))
+        return self.module.attend(queries.to(self.dtype), states, mask, rotation.of_the_model())
+
+    def release(self, heads: Tensor) -> Tensor:
+        return self.module.release(heads[None].to(self.dtype))[0].flatten(1)
+
+    def _states(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Cache rows (..., E) as the module's two states; the second has width 0 where the mechanism has one."""
+        first = self.shape.cached_states()[0].elements
+        return rows[..., :first], rows[..., first:]
+
+
+# The exact class decides: a subclass, which may project otherwise, is never run as its parent.
+PREPARED_FORMS: dict[type[Attention], type[PreparedLayer]] = {
+    GroupedQueryAttention: PreparedGroupedQuery,
+    GroupedTiedAttention: PreparedGroupedTied,
+    LatentAttention: PreparedLatent,
+}
+
+
 def prepared_layer(block: Block, *, compiled: bool, dtype: torch.dtype) -> PreparedLayer:
-    """The prepared form of a block, by its mechanism."""
-    mechanism = block.attention.shape.mechanism
-    kind: type[PreparedLayer] = PreparedGroupedQuery
-    if mechanism in LATENT:
-        kind = PreparedLatent
-    elif mechanism is AttentionMechanism.gta:
-        kind = PreparedGroupedTied
-    elif mechanism is AttentionMechanism.tied_key_value:
-        kind = PreparedTiedKeyValue
+    """The prepared form of a block, or its own where its mechanism has none."""
+    kind = PREPARED_FORMS.get(type(block.attention), ModuleLayer)
     return kind(block, compiled=compiled, dtype=dtype)
 
 

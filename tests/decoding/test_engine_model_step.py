@@ -2,10 +2,15 @@
 
 import pytest
 import torch
-from engine_cases import CASES, VOCABULARY, case_model, prompts_of
+from engine_cases import CASES, VOCABULARY, case_model, log_probabilities_of, prompts_of, true_log_probabilities
 
 from experiments.decoding.cache import CacheFullError
+from experiments.decoding.engine import DecodeEngine, Request
 from experiments.decoding.model_step import DecodeModel
+from experiments.decoding.prepared_layer import PreparedGroupedTied
+from experiments.models.attention import Projected
+from experiments.models.decoder import ATTENTION_CLASSES
+from experiments.models.grouped_query import GroupedQueryAttention
 
 ROUNDING = 1e-5  # absolute, of logits up to 3
 
@@ -131,3 +136,32 @@ def test_the_compiled_library_computes_in_fp32_only():
     assert DecodeModel(case_model("mha"), dtype=torch.bfloat16).kernel == "reference"
     with pytest.raises(ValueError, match="use kernel=reference"):
         DecodeModel(case_model("mha"), kernel="cpu", dtype=torch.bfloat16)
+
+
+def test_an_engine_that_computes_another_mechanism_is_refused(monkeypatch):
+    """GTA whose keys are taken from the wrong half of the tied state: close enough to generate fluent nonsense."""
+    correct = PreparedGroupedTied.expand
+
+    def wrong(self, rows, rotation):
+        keys, values = correct(self, rows, rotation)
+        return keys, values.flip(-1)
+
+    monkeypatch.setattr(PreparedGroupedTied, "expand", wrong)
+    with pytest.raises(RuntimeError, match=r"logits differ from the model's by \d.*form of gta with kernel=cpu"):
+        DecodeModel(case_model("gta"))
+
+
+def test_a_subclass_of_a_mechanism_is_not_run_as_its_parent(monkeypatch):
+    """Normed queries and keys without a prepared form: tokens have the log-probabilities of the model itself."""
+
+    class NormedAttention(GroupedQueryAttention):
+        def project(self, hidden, rotation):
+            queries, (keys, values), gate = super().project(hidden, rotation)
+            return Projected(4 * queries / queries.norm(dim=-1, keepdim=True), (keys.tanh(), values), gate)
+
+    monkeypatch.setitem(ATTENTION_CLASSES, "gqa", NormedAttention)
+    model = case_model("gqa")
+    requests = [Request(prompt, max_new_tokens=6) for prompt in prompts_of(2, 5, 5)]
+    for completion in DecodeEngine(model, batch_size=2, max_length=16, page_size=4).generate(requests):
+        expected = true_log_probabilities(model, completion)
+        torch.testing.assert_close(log_probabilities_of(completion), expected, atol=ROUNDING, rtol=0)
