@@ -17,18 +17,13 @@ from conf.train_config import AttentionConfig, ModelConfig
 from experiments.benchmarks.choices import BenchKernel, LengthDistribution, Peer, StorageDtype
 from experiments.benchmarks.device_table import physical_memory
 from experiments.decoding.cost_model import device_shape
-from experiments.models.shapes import LATENT, AttentionMechanism, ModelShape
+from experiments.models.shapes import FIXED_HEADS, LATENT, AttentionMechanism, ModelShape, cached_heads_field
 from experiments.runs.ranks import launched_by_torchrun
 
 LARGEST_PAGE = 64
 LARGEST_BATCH = 4096  # sequences that serving decodes at once; every one has its buffers
 # Where a mechanism's number of cached heads is a choice, a name may end with it, as in the paper: gqa-8, gla-4.
-HEADS_FIELD = {
-    AttentionMechanism.gqa: "key_value_heads",
-    AttentionMechanism.gta: "tied_heads",
-    AttentionMechanism.gla: "latent_heads",
-    AttentionMechanism.tied_key_value: "key_value_heads",
-}
+HEADS_FIELD = {name: cached_heads_field(name) for name in AttentionMechanism if name not in FIXED_HEADS}
 
 
 class BenchMode(StrEnum):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..models.shapes import PLAIN, AttentionShape
+from ..models.shapes import AttentionShape
 
 
 @dataclass(frozen=True)
@@ -80,24 +80,6 @@ def cached_bytes_per_token(shape: AttentionShape, *, element_bytes: int = 2, ten
 def duplication_factor(shape: AttentionShape, tensor_parallel: int) -> int:
     """How many devices hold the same cached head: D = ceil(N g_q / h_q), 1 without redundancy (section 3.2)."""
     return -(-tensor_parallel * shape.group_size // shape.query_heads)
-
-
-def asymptotic_intensity(shape: AttentionShape, *, query_length: int = 1, element_bytes: int = 2) -> float:
-    """Operations per cached byte for long contexts, with the RoPE key counted (query_length * Table 1's limit without).
-
-    = query_length * 2 h_q (d_k + d_v) / (elements per token * element_bytes).
-    """
-    width = shape.absorbed_key_dim + shape.absorbed_value_dim
-    return query_length * 2 * shape.query_heads * width / (shape.cached_elements() * element_bytes)
-
-
-def paper_intensity(shape: AttentionShape, context_length: int) -> float:
-    """Table 1: bf16, one query token, RoPE key left out: 2 L / (2 + m_kv L / g_q).
-
-    m_kv is 2 where keys and values are separate states and 1 where one state is both.
-    """
-    states = 2 if shape.mechanism in PLAIN else 1
-    return 2 * context_length / (2 + states * context_length / shape.group_size)
 
 
 def device_shape(shape: AttentionShape, tensor_parallel: int) -> AttentionShape:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..models.shapes import LATENT, PLAIN, AttentionMechanism, AttentionShape
+from ..models.shapes import AttentionShape
 from .cache import CacheLayer
+from .layout import row_layout
 
 
 def reference_attend(shape: AttentionShape, queries: Tensor, layer: CacheLayer, lengths: Tensor) -> Tensor:
@@ -36,16 +37,10 @@ def keys_and_values(shape: AttentionShape, rows: Tensor) -> tuple[Tensor, Tensor
     states = [
         part.unflatten(-1, (state.heads, state.dim)) for part, state in zip(parts, shape.cached_states(), strict=True)
     ]
-    if shape.mechanism in PLAIN:
-        return states[0], states[1]
-    if shape.mechanism is AttentionMechanism.tied_key_value:
-        return states[0], states[0]
-    heads = states[0].shape[1]
-    rope_key = states[1].expand(-1, heads, -1)  # one RoPE key serves all heads
-    if shape.mechanism in LATENT:
-        return torch.cat([states[0], rope_key], dim=-1), states[0]
-    unrotated = states[0][..., : shape.head_dim - shape.rope_dim]
-    return torch.cat([unrotated, rope_key], dim=-1), states[0]
+    layout = row_layout(shape)
+    heads = layout.cached_heads
+    keys = [states[state][..., :width].expand(-1, heads, -1) for state, width in layout.key_segments]
+    return torch.cat(keys, dim=-1), states[layout.value_state]
 
 
 def attend_sequence(shape: AttentionShape, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -56,14 +56,6 @@ def padded_to(attention_mask: Tensor | None, length: int) -> Tensor | None:
     return torch.nn.functional.pad(attention_mask.bool(), (0, missing), value=True)[:, :length]
 
 
-def document_positions(document_ids: Tensor) -> Tensor:
-    """Positions that restart at 0 with every document: (B, T) from the (B, T) numbers of the documents."""
-    times = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
-    starts = torch.ones_like(document_ids, dtype=torch.bool)
-    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-    return times - torch.where(starts, times, 0).cummax(dim=1).values
-
-
 def _nothing_hidden(mask: Tensor) -> bool:
     """Whether the mask may be dropped. A compiled graph cannot ask its data, and keeps the mask."""
     return not torch.compiler.is_compiling() and mask.device.type != "meta" and bool(mask.all())

@@ -28,8 +28,16 @@ class AttentionMechanism(StrEnum):
     tied_key_value = "tied_key_value"
 
 
-PLAIN = (AttentionMechanism.mha, AttentionMechanism.mqa, AttentionMechanism.gqa)
+PLAIN = (AttentionMechanism.mha, AttentionMechanism.mqa, AttentionMechanism.gqa)  # keys and values are two states
 LATENT = (AttentionMechanism.mla, AttentionMechanism.gla)
+FIXED_HEADS = (AttentionMechanism.mha, AttentionMechanism.mqa, AttentionMechanism.mla)  # their number is no choice
+
+
+def cached_heads_field(mechanism: AttentionMechanism) -> str:
+    """The field of a shape that counts the heads of the cached states."""
+    if mechanism in LATENT:
+        return "latent_heads"
+    return "tied_heads" if mechanism is AttentionMechanism.gta else "key_value_heads"
 
 
 @dataclass(frozen=True)
@@ -182,9 +190,7 @@ class AttentionShape:
     @property
     def states_heads_name(self) -> str:
         """The field that counts the heads of the cached states."""
-        if self.mechanism in LATENT:
-            return "latent_heads"
-        return "tied_heads" if self.mechanism is AttentionMechanism.gta else "key_value_heads"
+        return cached_heads_field(self.mechanism)
 
     @property
     def group_size(self) -> int:

