@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help install install-dev demo test lint types golden gpu-check clean
+.PHONY: help install install-dev demo test test-slow lint types golden gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ demo: $(VENV)/.installed  ## the main jobs on the embedded text: attention mecha
 
 test: $(VENV)/.installed-dev lint types  ## everything that CI checks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+test-slow: $(VENV)/.installed-dev  ## the tests that take minutes each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 lint: $(VENV)/.installed-dev  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -6,8 +6,10 @@ Exit codes: 0 done; 1 a run failed; 2 a mistake in the command; 130 interrupted 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -46,7 +48,7 @@ DryRun = Annotated[
 ]
 
 
-def settings(command: str, examples: list[str]) -> dict[str, Any]:
+def settings(command: str, examples: Sequence[str]) -> dict[str, Any]:
     """Keyword arguments of `app.command` for a Hydra command: its options pass through, its help ends with examples."""
     from cli.completion import group_options
 
@@ -59,11 +61,12 @@ def settings(command: str, examples: list[str]) -> dict[str, Any]:
     }
 
 
-def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None, dry_run: bool) -> None:
+def launch(name: str, words: list[str] | None, dry_run: bool) -> None:
     """Check the command, hand it to Hydra, and exit with the code that the runs' status files justify."""
     from conf.commands import COMMANDS
-    from conf.compose import UserError, hydra_settings, plan_jobs
+    from conf.compose import hydra_settings, plan_jobs
     from conf.launchers import target_of, why_not_here
+    from conf.override_rules import UserError
 
     command = COMMANDS[name]
     try:
@@ -73,7 +76,7 @@ def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None
             if multirun:
                 raise UserError("--cfg and --info show one job: use --dry-run to see the jobs of a sweep")
             plan_jobs(command, overrides, multirun=False)
-            _call_hydra(command, task, flags, overrides)
+            _call_hydra(command, flags, overrides)
             return
         jobs, multirun = plan_jobs(command, overrides, multirun=multirun)
         hydra = hydra_settings(command, overrides) if multirun and not dry_run else None
@@ -86,17 +89,18 @@ def launch(name: str, task: Callable[[DictConfig], Any], words: list[str] | None
 
         show_plan(command, jobs, multirun)
         return
-    _check_processes(command, jobs, multirun)
+    _check_processes(jobs, multirun)
     if hydra is None or target_of(hydra.launcher) in LAUNCHERS_HERE:
-        _check_devices(command, jobs)
-    _run(command, task, flags, overrides, jobs, hydra)
+        _check_devices(jobs)
+    _run(command, flags, overrides, jobs, hydra)
 
 
 def summarise_sweep(name: str, words: list[str] | None) -> NoReturn:
     """Compare the jobs of a sweep that are finished, from their files, while others run or before they do."""
     from cli.sweep import finish_sweep, sweep_directory_of
     from conf.commands import COMMANDS
-    from conf.compose import UserError, plan_jobs
+    from conf.compose import plan_jobs
+    from conf.override_rules import UserError
 
     command = COMMANDS[name]
     try:
@@ -109,9 +113,11 @@ def summarise_sweep(name: str, words: list[str] | None) -> NoReturn:
 
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     """Hydra's flags and the overrides, whatever their order; Hydra 1.3 itself wants the flags first."""
-    from conf.compose import UserError, suggestion
+    from conf.compose import suggestion
+    from conf.override_rules import UserError
 
-    flags, overrides = [], []
+    flags: list[str] = []
+    overrides: list[str] = []
     rest = iter(words)
     for word in rest:
         option, _, value = word.partition("=")
@@ -131,8 +137,24 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
         else:
             known = [*FLAGS, *FLAGS_WITH_VALUE, "--dry-run", "--help"]
             near = suggestion(option, known) or f" Settings have no dashes: {option.lstrip('-')}={value or '...'}"
-            raise UserError(f"{option} is no option of this command.{near}")
+            raise UserError(f"unknown option {option}.{near}")
     return flags, overrides
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever characters it has."""
+    if re.fullmatch(r"[\w./-]*", text):
+        return text
+    # Hydra's grammar: a backslash escapes quotes, and backslashes before them and at the end.
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ("\\" + found[2] if found[2] else ""), text)
+    return f'"{escaped}"'
+
+
+def silence_stderr() -> None:
+    """Drop what is written to stderr from here on, also by libraries."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -144,25 +166,21 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _check_processes(command: Command, jobs: list[Job], multirun: bool) -> None:
+def _check_processes(jobs: list[Job], multirun: bool) -> None:
     """Refuse a number of processes (torchrun's, or this one alone) that a job cannot use."""
-    from conf.compose import typed
-
     launched = launched_by_torchrun()
     if launched is not None and launched.size > 1 and multirun:
-        fail("a sweep under torchrun is impossible: give torchrun one job at a time")
+        fail("torchrun cannot run a sweep: start one job at a time")
     for job in jobs:
         try:
-            typed(command, job.config).check_processes(launched.size if launched else None)
+            job.settings.check_processes(launched.size if launched else None)
         except ValueError as error:
             fail(str(error))
 
 
-def _check_devices(command: Command, jobs: list[Job]) -> None:
+def _check_devices(jobs: list[Job]) -> None:
     """Refuse jobs that need a GPU where this machine has none."""
-    from conf.compose import typed
-
-    needing = [job for job in jobs if typed(command, job.config).needs_cuda()]
+    needing = [job for job in jobs if job.settings.needs_cuda()]
     if needing and not has_cuda():
         fail(
             f"{' '.join(needing[0].overrides)} needs a GPU, and torch finds no CUDA device: use device=cpu, or install "
@@ -179,7 +197,6 @@ def has_cuda() -> bool:
 
 def _run(
     command: Command,
-    task: Callable[[DictConfig], Any],
     flags: list[str],
     overrides: list[str],
     jobs: list[Job],
@@ -203,17 +220,21 @@ def _run(
     else:
         sweep_directory = start_sweep(command, jobs, overrides, hydra)
         search, launcher = is_search(hydra), target_of(hydra.launcher)
-        overrides = [f"hydra.sweep.dir={sweep_directory}", *overrides]
+        overrides = [f"hydra.sweep.dir={quoted(str(sweep_directory))}", *overrides]
         flags = flags if {"-m", "--multirun"} & set(flags) else ["-m", *flags]
     try:
-        _call_hydra(command, task, flags, overrides)
+        _call_hydra(command, flags, overrides)
     except KeyboardInterrupt:
         if launcher == "SlurmLauncher":
             fail(
                 "interrupted; the jobs stay with Slurm (squeue --me, scancel): wait before you start them again",
                 code=130,
             )
-        fail("interrupted; the same command continues where it stopped", code=130)
+        try:
+            fail("interrupted; the same command continues where it stopped", code=130)
+        finally:
+            if launcher == "JoblibLauncher":
+                silence_stderr()  # joblib prints pages about workers that are gone
     except SystemExit:
         # Hydra's way to end when a launcher raised: joblib does so for all jobs when one worker was killed, submitit
         # while others run on.
@@ -232,17 +253,20 @@ def _run(
     raise typer.Exit(0 if status.get("state") == RunState.finished else 1)
 
 
-def _call_hydra(command: Command, task: Callable[[DictConfig], Any], flags: list[str], overrides: list[str]) -> None:
+def _call_hydra(command: Command, flags: list[str], overrides: list[str]) -> None:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    from cli.perform import perform
     from conf.compose import CONF_DIRECTORY
     from conf.launchers import register_launcher_schemas
 
     command.schema()
     register_launcher_schemas()
     GlobalHydra.instance().clear()
-    words, sys.argv = sys.argv, [f"rl-exp {command.name}", *flags, *overrides]
+    task = partial(perform, command.name)  # of a module's function: launchers send it to other processes
+    job_name = f"hydra.job.name={command.name.replace('-', '_')}"  # which Slurm shows
+    words, sys.argv = sys.argv, [f"rl-exp {command.name}", *flags, job_name, *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIRECTORY), config_name=command.config_name)(task)()
     finally:

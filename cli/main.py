@@ -7,12 +7,14 @@ import io
 import logging
 import os
 import sys
+from contextlib import suppress
 from importlib import metadata
 from typing import Annotated, NoReturn
 
 import typer
 
-from cli import bench, controlled, report, reward_eval, rlhf, rlhf_sweep, train
+from cli import report
+from cli.experiments import add_experiments
 from experiments.runs.ranks import launched_by_torchrun
 
 HELP = """Run, measure and extend three papers from one command line: hardware-efficient attention, reward models as
@@ -28,12 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-app.command("train", **train.SETTINGS)(train.train)
-app.command("bench", **bench.SETTINGS)(bench.bench)
-app.command("controlled", **controlled.SETTINGS)(controlled.controlled)
-app.command("reward-eval", **reward_eval.SETTINGS)(reward_eval.reward_eval)
-app.command("rlhf", **rlhf.SETTINGS)(rlhf.rlhf)
-app.command("rlhf-sweep", **rlhf_sweep.SETTINGS)(rlhf_sweep.rlhf_sweep)
+add_experiments(app)
 app.add_typer(report.app, name="report")
 
 
@@ -58,10 +55,18 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows ASCII only shows ? for other marks
-    logging.raiseExceptions = False  # a log line that cannot be written (`rl-exp ... | head`) is no news
+    logging.raiseExceptions = False  # ignore log lines that cannot be written (`rl-exp ... | head`)
     try:
         app()
     except SystemExit as end:
+        try:
+            sys.stdout.flush()
+        except OSError as error:  # a full disk behind `rl-exp ... > file`
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if not isinstance(error, BrokenPipeError):
+                typer.echo(f"error: stdout cannot be written ({error.strerror})", err=True)
+                raise SystemExit(end.code or 1) from None
         if launched_by_torchrun() is None:
             raise
         _leave_without_teardown(end.code)

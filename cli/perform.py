@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 
 
 def perform(name: str, composed: DictConfig) -> Any:
-    """Do the job unless it is done. A failure is recorded and told, never raised: a sweep goes on with its others.
+    """Do the job unless it is done. A failure is recorded and printed, not raised, so that a sweep continues.
 
-    Of several ranks the first decides, writes and tells; the others compute with it, and leave by SystemExit(1) where
+    Of several ranks the first decides, writes and prints; the others compute with it, and leave by SystemExit(1) where
     they cannot finish.
     """
     command = COMMANDS[name]
@@ -90,12 +90,7 @@ def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> 
             with naming_what_is_written(run.directory):
                 summary = _experiment(command)(config, run)
             ranks.barrier()
-            run.write_json("summary.json", summary)
-        show_end(console, directory)
-        if beside_others:
-            show_job(directory, _task_overrides(), "is finished")
-        else:
-            show_document(directory)
+            run.write_summary(summary)
     except KeyboardInterrupt:
         console.print(f"interrupted: {directory} can be continued by the same command", markup=False, soft_wrap=True)
         # submitit takes a job that was interrupted for a lost one, and gives up the sweep while others run.
@@ -105,8 +100,29 @@ def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> 
         ranks.broadcast({"state": "busy"})
         Console().print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     except Exception as error:
-        _tell_failure(Console(), directory, error)
+        try:
+            _tell_failure(Console(), directory, error)
+        except OSError:  # stdout itself is full or closed
+            _tell_failure(Console(stderr=True), directory, error)
+    else:
+        _show_results(console, directory, beside_others)
     return _objective(directory)
+
+
+def _show_results(console: Console, directory: Path, beside_others: bool) -> None:
+    """The screens of a finished run. What fails here is one line: the results are there all the same."""
+    try:
+        show_end(console, directory)
+        if beside_others:
+            show_job(directory, _task_overrides(), "is finished")
+        else:
+            show_document(directory)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        logger.exception("the results cannot be shown")
+        reason = escape(f"the results cannot be shown ({error}); the run is finished: {directory}")
+        Console(stderr=True).print(f"[yellow]{reason}[/]", highlight=False, soft_wrap=True)
 
 
 def _follow(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> None:
@@ -144,8 +160,8 @@ def _experiment(command: Command) -> Callable[[Any, Run], dict[str, Any]]:
 def _tell_failure(console: Console, directory: Path, error: Exception) -> None:
     console.print(f"[red]failed:[/] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True)
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-        console.print("when that is mended, the same command continues where it stopped", highlight=False)
-    console.print(f"the full story: {directory / 'logs'}", highlight=False, markup=False, soft_wrap=True)
+        console.print("fix this, then run the same command again: it continues where it stopped", highlight=False)
+    console.print(f"full log: {directory / 'logs'}", highlight=False, markup=False, soft_wrap=True)
     if os.environ.get("RL_EXP_DEBUG"):
         traceback.print_exception(error)
 
@@ -188,11 +204,3 @@ def _shares_the_screen() -> bool:
     """Whether a launcher runs several jobs of a sweep at the same time. Those of submitit print into files."""
     launcher = _launcher()
     return bool(launcher) and "BasicLauncher" not in launcher and "submitit" not in launcher
-
-
-def summarise(command: Command, directories: list[Path], sweep_directory: Path, console: Console) -> None:
-    """The experiment's own comparison of a sweep's finished runs, where it has one."""
-    module = importlib.import_module(f"experiments.{command.comparison}")
-    compare = getattr(module, "compare", None)
-    if compare is not None and directories:
-        compare(directories, sweep_directory, console)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from conf.commands import Command
     from conf.run_config import RunConfig
 
-BUSY_SECONDS = 1.0  # between two looks at a run that another process makes
+BUSY_SECONDS = 1.0  # between checks of a run that another process makes
 
 
 def finished_run(command: Command, settings: RunConfig, run: Run) -> Path:
@@ -48,12 +48,11 @@ def finished_run(command: Command, settings: RunConfig, run: Run) -> Path:
                 console=run.console,
             ) as making:
                 experiment = importlib.import_module(f"experiments.{command.experiment}")
-                making.write_json("summary.json", getattr(experiment, command.experiment)(settings, making))
+                making.write_summary(getattr(experiment, command.experiment)(settings, making))
         except RunBusy:
             if not waiting:
                 run.console.print(f"[bold]policy[/]    waiting for the process that makes {needed}", highlight=False)
             waiting = True
-            run.heartbeat()
             time.sleep(BUSY_SECONDS)
     return directory
 

@@ -1,4 +1,4 @@
-"""A sweep: recorded before its jobs run, compared and told after them. They may run in other processes or elsewhere.
+"""A sweep: recorded before its jobs run, compared and summarised after them. They may run in other processes.
 
 outputs/sweeps/<command>-<hash of its jobs>/
     sweep.json  what was asked for       jobs/<run id>.json  written by each job as it begins
@@ -7,6 +7,10 @@ outputs/sweeps/<command>-<hash of its jobs>/
 
 from __future__ import annotations
 
+import importlib
+import logging
+import os
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
     from conf.commands import Command
     from conf.compose import Job
+
+logger = logging.getLogger(__name__)
 
 
 def sweep_directory_of(command: Command, jobs: list[Job], space: list[str] | None = None) -> Path:
@@ -77,14 +83,12 @@ def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path, *, se
 
     The jobs of a search are those that began.
     """
-    from cli.perform import summarise
-
     console = Console()
     runs = Path(jobs[0].config.output_dir) / command.experiment
     asked = _begun(sweep_directory) if search else [(job.run_id, list(job.overrides)) for job in jobs]
     states = [(run, overrides, read_status(runs / run) or {"state": "not started"}) for run, overrides in asked]
     finished = [runs / run for run, _, status in states if status["state"] == RunState.finished]
-    summarise(command, list(dict.fromkeys(finished)), sweep_directory, console)
+    compared = _compare(command, list(dict.fromkeys(finished)), sweep_directory, console)
     failures = [entry for entry in states if entry[2]["state"] != RunState.finished]
     if search:
         console.print(f"{len(asked)} trials, {len(finished)} finished", highlight=False)
@@ -100,7 +104,27 @@ def finish_sweep(command: Command, jobs: list[Job], sweep_directory: Path, *, se
             table.add_row(run, escape(differs), status["state"], reason)
         console.print(table)
     show_document(sweep_directory)
-    return 1 if failures or not asked else 0
+    return 1 if failures or not asked or not compared else 0
+
+
+def _compare(command: Command, runs: list[Path], sweep_directory: Path, console: Console) -> bool:
+    """The experiment's own comparison of finished runs, where it has one; False where it failed, which is printed."""
+    if not runs:
+        return True
+    try:
+        compare = getattr(importlib.import_module(f"experiments.{command.comparison}"), "compare", None)
+        if compare is not None:
+            compare(runs, sweep_directory, console)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        logger.exception("the comparison failed")
+        reason = escape(f"{error or type(error).__name__}; the runs are complete")
+        console.print(f"[red]the comparison failed:[/] {reason}", highlight=False, soft_wrap=True)
+        if os.environ.get("RL_EXP_DEBUG"):
+            traceback.print_exception(error)
+        return False
+    return True
 
 
 def _begun(sweep_directory: Path) -> list[tuple[str, list[str]]]:

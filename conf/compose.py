@@ -36,6 +36,7 @@ class Job:
 
     overrides: tuple[str, ...]
     config: DictConfig  # without Hydra's own node
+    settings: Any  # the same, checked: the command's dataclass
     run_id: str
 
 
@@ -186,7 +187,7 @@ def _check_keys(parsed: list[Override], composed: DictConfig) -> None:
         if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
             continue  # a free mapping takes any key
         names = [*known, *(group for group in groups if OmegaConf.select(composed, group) is not None)]
-        raise UserError(f"{key} is no setting of this command.{suggestion(key, names)} (--cfg job prints all)")
+        raise UserError(f"unknown setting {key}.{suggestion(key, names)} (--cfg job prints all)")
 
 
 def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> DictConfig:
@@ -208,7 +209,9 @@ def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> 
         if other and overrides:  # a group of other commands
             keys = flatten(plain(_compose(command, [])))
             known = [*keys, *(key.split(".")[0] for key in keys)]
-            raise UserError(f"{other[1]} is no setting of this command.{suggestion(other[1], known)}") from error
+            raise UserError(
+                f"unknown setting {other[1]}.{suggestion(other[1], known)} (--cfg job prints all)"
+            ) from error
         raise UserError(_explain(error)) from error
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Of Hydra or OmegaConf, which meet odd overrides unprepared: a mapping for null, a list for a group.
@@ -222,7 +225,7 @@ def _checked_job(command: Command, overrides: list[str]) -> Job:
     config = _compose(command, overrides)
     checked = typed(command, config)
     try:
-        return Job(tuple(overrides), config, identity_of(config, checked))
+        return Job(tuple(overrides), config, checked, identity_of(config, checked))
     except OSError as error:
         raise UserError(_unreadable(error)) from error
 
@@ -269,4 +272,4 @@ def _explain(error: BaseException) -> str:
     key, value = override.groups()
     if re.search(r"is not a ListConfig|assign.* to ListConfig", str(cause)):
         return f"{key}={value} is no list, and this setting takes one: write '{key}=[{value}]'"
-    return f"{key}={value} is impossible: {first_line(cause)}"
+    return f"{key}={value}: {first_line(cause)}"

@@ -204,7 +204,7 @@ def due(every: int, tokens: int, tokens_per_step: int) -> bool:
 
 def resume(run: Run, model: RlExpForCausalLM, optimizer: OptimizerGroup) -> tuple[int, float]:
     """Continue from the newest complete checkpoint: returns its step and the seconds of training so far, or zeros."""
-    state = load_latest_checkpoint(run.checkpoints)
+    state = load_latest_checkpoint(run.checkpoints, run.ranks)
     if state is None:
         run.resume_metrics(0)
         return 0, 0.0

@@ -85,6 +85,7 @@ def _build(sources: list[str], folder: Path) -> None:
         build_directory=str(partial),
         is_python_module=False,
     )
+    shutil.rmtree(folder, ignore_errors=True)  # without its library, or nobody would build: it would block the rename
     partial.rename(folder)
 
 

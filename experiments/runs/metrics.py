@@ -88,6 +88,8 @@ class WandbSink:
             silent=True, console="off", reinit="create_new", disable_git=True, x_disable_stats=False
         )
         os.environ.setdefault("WANDB_SILENT", "true")
+        if os.environ.get("WANDB_MODE") == "":
+            del os.environ["WANDB_MODE"]  # W&B refuses an empty one
         self._run = wandb.init(
             dir=str(directory),
             mode=mode,  # type: ignore[arg-type]
@@ -131,8 +133,6 @@ def leave_wandb_service() -> None:
 
 def choose_wandb_mode(asked: str) -> str:
     """`auto` means WANDB_MODE where it is set, online where the user is logged in, offline elsewhere."""
-    if not os.environ.get("WANDB_MODE"):
-        os.environ.pop("WANDB_MODE", None)  # W&B stumbles over an empty one
     if asked != "auto":
         return asked
     wanted = os.environ.get("WANDB_MODE")

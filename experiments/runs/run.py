@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -39,7 +40,7 @@ from rich.progress import (
 
 from experiments.runs.artifacts import ArtifactStore
 from experiments.runs.files import read_json, write_in_place, write_json, write_text
-from experiments.runs.identity import content_hash
+from experiments.runs.identity import content_hash, flatten
 from experiments.runs.manifest import describe_environment, now
 from experiments.runs.metrics import JsonlSink, WandbSink, choose_wandb_mode, leave_wandb_service
 from experiments.runs.ranks import Ranks
@@ -100,7 +101,7 @@ class Run:
         self._finishes_steps = False
         self._metrics = metrics or JsonlSink(directory / "metrics.jsonl")
         self._wandb: WandbSink | None = None
-        self._last_heartbeat = 0.0
+        self._status_lock = threading.Lock()  # of the loop and the heartbeat's thread
         self.manifest: dict[str, Any] = {}
 
     # Metrics ---------------------------------------------------------------------------------------------------
@@ -110,7 +111,6 @@ class Run:
         row = {"time": round(time.time(), 3), **position, **metrics}
         self._metrics.write(row)
         self._to_wandb("write", row)
-        self.heartbeat()
 
     def log_media(self, media: Mapping[str, Any]) -> None:
         """Send W&B tables or images; they are not part of the JSONL record."""
@@ -160,24 +160,37 @@ class Run:
         )
         with Progress(*columns, console=self.console, transient=not self.console.is_terminal) as bar:
             task = bar.add_task(description, total=total, completed=completed, details="")
-            yield RunProgress(self, bar, task)
+            yield RunProgress(bar, task)
 
-    def heartbeat(self) -> None:
-        """Say in `status.json` that the run is alive, at most every few seconds."""
-        if time.monotonic() - self._last_heartbeat >= HEARTBEAT_SECONDS:
-            self._last_heartbeat = time.monotonic()
-            self.write_status(RunState.running)
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Inside, a thread says in `status.json` every few seconds that the run is alive, whatever it is doing."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT_SECONDS):
+                with suppress(OSError):  # a full disk is reported by the loop itself
+                    self.write_status(RunState.running)
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def write_status(self, state: RunState, **facts: Any) -> None:
         """Replace `status.json`."""
         process = {"host": socket.gethostname(), "pid": os.getpid()}  # a pid means nothing on another node
         status = {"state": state, "heartbeat": now(), **process, "attempt": self.attempt, **facts}
-        try:
-            write_json(self.directory / "status.json", status)
-        except OSError:
-            if state is RunState.running:
-                raise
-            write_in_place(self.directory / "status.json", json.dumps(status, indent=2) + "\n")
+        with self._status_lock:
+            try:
+                write_json(self.directory / "status.json", status)
+            except OSError:
+                if state is RunState.running:
+                    raise
+                write_in_place(self.directory / "status.json", json.dumps(status, indent=2) + "\n")
 
     @contextmanager
     def finishing_steps(self) -> Iterator[None]:
@@ -206,6 +219,23 @@ class Run:
         """Write a JSON file into the run directory, whole or not at all."""
         write_json(self.directory / name, value)
         return self.directory / name
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, and raise FloatingPointError where the objective of the run is not a finite number.
+
+        Other numbers that are NaN or infinite become null, and are named on the screen and in the manifest: a metric
+        that is not defined for a run is None, not NaN.
+        """
+        self.write_json("summary.json", summary)
+        numbers = {key: value for key, value in flatten(dict(summary)).items() if isinstance(value, float)}
+        broken = sorted(key for key, value in numbers.items() if not math.isfinite(value) and key != "objective")
+        objective = summary.get("objective", 0.0)
+        if objective is None or not math.isfinite(objective):
+            others = f", as are {', '.join(broken)}" if broken else ""
+            raise FloatingPointError(f"the objective of the run is {objective}, not a finite number{others}")
+        if broken:
+            self.add_to_manifest(not_finite=broken)
+            self.console.print(f"[yellow]not finite, null in summary.json: {escape(', '.join(broken))}[/]")
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file into the run directory, whole or not at all."""
@@ -261,10 +291,10 @@ class Run:
 
 
 class RunProgress:
-    """A bar that also keeps the run's heartbeat."""
+    """A progress bar of a run."""
 
-    def __init__(self, run: Run, bar: Progress, task: Any) -> None:
-        self._run, self._bar, self._task = run, bar, task
+    def __init__(self, bar: Progress, task: Any) -> None:
+        self._bar, self._task = bar, task
 
     def advance(self, steps: int = 1, **details: object) -> None:
         """Move on by `steps`; `details` are shown beside the bar (`loss="3.1"`)."""
@@ -272,12 +302,10 @@ class RunProgress:
         if details:
             text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in details.items())
             self._bar.update(self._task, details=text)
-        self._run.heartbeat()
 
     def show(self, completed: int, total: int) -> None:
         """Stand at `completed` of `total`: the form of progress that rooms report."""
         self._bar.update(self._task, completed=completed, total=total)
-        self._run.heartbeat()
 
 
 def read_status(directory: Path) -> dict[str, Any] | None:
@@ -371,7 +399,8 @@ def open_run(
 
 def _guarded(run: Run) -> Iterator[Run]:
     try:
-        yield run
+        with run.beating():
+            yield run
     except BaseException as raised:
         run.ending = run.ranks.size > 1
         error = run.ranks.cause_of(raised)

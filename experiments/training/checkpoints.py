@@ -34,6 +34,8 @@ from experiments.runs.ranks import Ranks
 logger = logging.getLogger(__name__)
 
 WHOLE = "tensors.safetensors"
+# What reading a damaged checkpoint raises: files that are missing, or JSON of another shape.
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 def save_checkpoint(
@@ -95,16 +97,26 @@ def _write(folder: Path, step: int, state: dict[str, Any], ranks: Ranks) -> None
     flush_to_disk(folder)
 
 
-def load_latest_checkpoint(directory: Path) -> dict[str, Any] | None:
-    """The newest whole checkpoint's state, or None. A damaged one is named in a warning and passed over."""
-    for leftover in directory.glob(".step_*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for path in reversed(list_checkpoints(directory)):
-        try:
-            return load_checkpoint(path)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # also JSON of another shape
-            logger.warning("checkpoint %s cannot be used (%s): trying the one before it", path, error)
-    return None
+def load_latest_checkpoint(directory: Path, ranks: Ranks | None = None) -> dict[str, Any] | None:
+    """The state of the newest complete checkpoint, or None. A damaged one is named in a warning and skipped.
+
+    Of several ranks the first one chooses and all load the same step. An OSError (a network file system that does not
+    answer) is raised: falling back would lose the steps of a checkpoint that may be perfectly good.
+    """
+    ranks = ranks or Ranks()
+    chosen, state = None, None
+    if ranks.is_first:
+        for leftover in directory.glob(".step_*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for path in reversed(list_checkpoints(directory)):
+            try:
+                chosen, state = path.name, load_checkpoint(path)
+                break
+            except DAMAGE as error:
+                logger.warning("checkpoint %s cannot be used (%s): trying the one before it", path, error)
+                chosen = None
+    chosen = ranks.broadcast(chosen)
+    return load_checkpoint(directory / chosen) if chosen is not None and state is None else state
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -49,13 +49,14 @@ def held_out_loss(
     total, tokens = 0.0, 0
     for batch in batches:
         rows = ranks.share(len(batch[0]))
-        # All ranks must pass through a sharded model equally often: one without rows computes one that does not count.
+        # All ranks must pass through a sharded model equally often: a rank without rows drops the loss of one.
         inputs, targets = (part[rows.start : max(rows.stop, rows.start + 1)] for part in batch)
         with arithmetic(device, precision):
             loss = model.loss(inputs.to(device), targets.to(device))
         count = int((targets >= 0).sum()) if rows else 0
-        total += float(loss) * count
-        tokens += count
+        if count:  # the mean loss of no targets is NaN
+            total += float(loss) * count
+            tokens += count
     model.train(was_training)
     total, tokens = ranks.total([total, float(tokens)])
     if tokens == 0:

@@ -57,7 +57,7 @@ class PolicyState:
 
     def resume(self) -> tuple[int, float]:
         """Continue from the newest complete checkpoint: its step and the seconds trained so far, or zeros."""
-        state = load_latest_checkpoint(self.run.checkpoints)
+        state = load_latest_checkpoint(self.run.checkpoints, self.run.ranks)
         if state is None:
             self.run.resume_metrics(0)
             return 0, 0.0

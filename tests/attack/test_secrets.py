@@ -38,10 +38,10 @@ def test_a_run_and_its_wandb_files_hold_no_secret_of_the_machine(tmp_path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("data.path=https://user:planted-pass@host/x", "a user and a password in an address"),
-        ("tracking.project=hf_PlantedTokenPlantedTokenPlanted", "a token of the hub"),
+        ("data.path=https://user:planted-pass@host/x", "a password, token or key"),
+        ("tracking.project=hf_PlantedTokenPlantedTokenPlanted", "a password, token or key"),
         ("tracking.group=planted-password", "DATABASE_PASSWORD"),
-        ("tracking.tags=[a,sk-planted0123456789planted]", "an API key"),
+        ("tracking.tags=[a,sk-planted0123456789planted]", "a password, token or key"),
         ("tracking.project=${oc.env:DATABASE_PASSWORD}", "resolvers"),
         ("seed=${oc.env:DATABASE_PASSWORD}", "resolvers"),
         ("tracking.project='${oc.env:DATABASE_PASSWORD}'", "resolvers"),
@@ -51,14 +51,18 @@ def test_a_run_and_its_wandb_files_hold_no_secret_of_the_machine(tmp_path):
 )
 def test_a_secret_in_a_setting_is_refused_without_being_shown(override, expected, rl_exp, tmp_path, monkeypatch):
     monkeypatch.setenv("DATABASE_PASSWORD", "planted-password")
-    for words in (
-        ["train", override],
-        ["train", "-m", override, "training.samples=1,2"],
-        ["train", override, "--cfg", "job"],
-    ):
-        result = rl_exp(*words)
-        assert result.exit_code == 2, result.output
-        assert expected in " ".join(result.stderr.split()), result.stderr
-        for secret in ("planted-pass", "PlantedToken", "planted0123"):
-            assert secret not in result.output
-    assert list(tmp_path.iterdir()) == []
+    assert_refused(rl_exp("train", override), expected, tmp_path)
+
+
+@pytest.mark.parametrize("words", [["-m", "training.samples=1,2"], ["--cfg", "job"]])
+def test_a_secret_is_refused_in_sweeps_and_where_the_configuration_is_only_shown(words, rl_exp, tmp_path):
+    result = rl_exp("train", "tracking.project=hf_PlantedTokenPlantedTokenPlanted", *words)
+    assert_refused(result, "a password, token or key", tmp_path)
+
+
+def assert_refused(result, expected, folder):
+    assert result.exit_code == 2, result.output
+    assert expected in " ".join(result.stderr.split()), result.stderr
+    for secret in ("planted-pass", "PlantedToken", "planted0123"):
+        assert secret not in result.output
+    assert list(folder.iterdir()) == []

@@ -25,6 +25,8 @@ def words_for(folder: Path, output: str, *changes: str) -> list[str]:
         f"training.tokens={STEPS * 128}",
         f"training.checkpoint_every_tokens={HALFWAY * 128}",
         "attention=gla",
+        "training.evaluation_tokens=160",  # five rows: the last batch has one, and two ranks
+        "training.final_evaluation_tokens=160",
         f"output_dir={folder / output}",
         *changes,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from conf.commands import COMMANDS
@@ -17,6 +19,7 @@ COMPANIONS = {
 }
 
 
+@cache
 def composed(name: str, *overrides: str):
     command = COMMANDS[name]
     (job,), _ = plan_jobs(command, list(overrides), multirun=False)

@@ -33,6 +33,7 @@ def jumping_clock(monkeypatch):
     monkeypatch.setattr(manifest, "datetime", JumpingDatetime)
 
 
+@pytest.mark.slow
 def test_a_run_under_a_jumping_clock_is_cut_off_continued_and_counted_as_under_a_steady_one(
     rl_exp, tmp_path, monkeypatch, request
 ):

@@ -22,6 +22,7 @@ from experiments.tasks.sentiment import SentimentTask
 # 16 completions a step: probe rollouts and off-policy pairs have other numbers of rows.
 STEP = ("policy_gradient.prompts_per_step=4", "policy_gradient.group_size=4")
 ROWS = 16
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,9 @@ def ragged(values):
     ("fault", "said"),
     [
         (raising, "reward ground_truth failed on 16 outputs (ZeroDivisionError: no word to divide by)"),
-        (of_another_length, "reward ground_truth returned shape (15,) for 16 outputs"),
+        pytest.param(of_another_length, "reward ground_truth returned shape (15,) for 16 outputs", marks=SLOW),
         (with_nan, "reward ground_truth returned nan for the output"),
-        (ragged, "reward ground_truth returned no list of numbers"),
+        pytest.param(ragged, "reward ground_truth returned no list of numbers", marks=SLOW),
     ],
 )
 def test_a_reward_that_fails_is_named_with_its_step_and_mended_the_same_command_continues(
@@ -159,7 +160,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("place", ["in a step", "inside a save"])
+@pytest.mark.parametrize("place", [pytest.param("in a step", marks=SLOW), "inside a save"])
 def test_a_killed_run_continues_to_the_bits_of_an_uninterrupted_one(place, rl_exp, folder, straight):
     words = words_for(straight, folder)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

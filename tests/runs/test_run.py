@@ -9,10 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from rich.console import Console
 
+from experiments.runs import run as run_module
 from experiments.runs.files import read_json, write_text
 from experiments.runs.metrics import choose_wandb_mode
 from experiments.runs.run import RunBusy, RunState, open_run, read_status
@@ -235,3 +237,39 @@ def test_an_empty_wandb_mode_counts_as_none(tmp_path, monkeypatch):
     with opened(tmp_path, tracking=QUIET | {"mode": "offline"}) as run:
         run.log({"train/loss": 1.0}, tokens=1)
     assert list(run.directory.glob("wandb/offline-run-*"))
+
+
+def test_the_mode_is_chosen_without_changing_the_environment(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "")
+    choose_wandb_mode("auto")
+    assert os.environ["WANDB_MODE"] == ""
+
+
+def test_a_run_that_logs_nothing_for_long_is_seen_alive(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "HEARTBEAT_SECONDS", 0.001)
+    with opened(tmp_path) as run:
+        (run.directory / "status.json").unlink()
+        beats = threading.Semaphore(0)
+        write = run.write_status
+        monkeypatch.setattr(run, "write_status", lambda *state, **facts: (write(*state, **facts), beats.release()))
+        assert beats.acquire(timeout=60)
+        assert read_status(run.directory)["state"] == RunState.running
+    assert read_status(run.directory)["state"] == RunState.finished, "no beat follows the last status"
+
+
+@pytest.mark.parametrize("objective", [None, float("nan"), float("inf")])
+def test_a_run_whose_objective_is_no_number_fails_by_its_name(objective, tmp_path):
+    with pytest.raises(FloatingPointError, match="objective"), opened(tmp_path) as run:
+        run.write_summary({"objective": objective, "eval/loss": float("nan")})
+    status = read_status(run.directory)
+    assert status["state"] == RunState.failed
+    assert "eval/loss" in status["reason"]
+
+
+def test_a_number_that_is_not_finite_is_named_and_an_undefined_one_is_not(tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    with opened(tmp_path, console=console) as run:
+        run.write_summary({"objective": 1.0, "correlation": None, "parts": {"loss": float("nan")}})
+    assert read_json(run.directory / "manifest.json")["not_finite"] == ["parts.loss"]
+    assert "not finite, null in summary.json: parts.loss" in console.file.getvalue()
+    assert read_status(run.directory)["state"] == RunState.finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from experiments.runs.files import sha256_of_file, write_json
+from experiments.runs.ranks import Ranks
+from experiments.training import checkpoints
 from experiments.training.checkpoints import list_checkpoints, load_checkpoint, load_latest_checkpoint, save_checkpoint
 
 
@@ -112,3 +115,35 @@ def test_shards_that_do_not_fit_together_are_passed_over(tmp_path, caplog):
     sharded_checkpoint(tmp_path / "step_00000007", [0, 1], [3, 4])  # nobody has row 2
     assert load_latest_checkpoint(tmp_path)["step"] == 1
     assert "step_00000007 cannot be used" in caplog.text
+
+
+class Second(Ranks):
+    """The second of two ranks, which hears what the first one chose."""
+
+    rank, size = 1, 2
+
+    def __init__(self, chosen):
+        self.chosen = chosen
+
+    def broadcast(self, value=None):
+        return self.chosen
+
+
+def test_a_rank_loads_the_checkpoint_that_the_first_rank_chose(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, state(step), keep=2)
+    assert load_latest_checkpoint(tmp_path, Second("step_00000001"))["step"] == 1
+    assert load_latest_checkpoint(tmp_path, Second(None)) is None
+
+
+def test_a_file_system_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, state(step), keep=2)
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(checkpoints, "sha256_of_file", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        load_latest_checkpoint(tmp_path)
+    assert len(list_checkpoints(tmp_path)) == 2
