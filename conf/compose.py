@@ -46,6 +46,8 @@ def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tupl
     Raises UserError for anything that a user can mend. A sweeper that chooses its points while it runs (optuna) has
     no jobs to list beforehand: its first point is checked.
     """
+    if renamed := refusal_of_old_names(overrides):
+        raise UserError(renamed)
     parsed = parse(overrides)
     _check_groups(parsed, command)
     swept = [override for override in parsed if override.is_sweep_override()]
@@ -191,8 +193,6 @@ def _check_keys(parsed: list[Override], composed: DictConfig) -> None:
 
 
 def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> DictConfig:
-    if renamed := refusal_of_old_names(overrides):
-        raise UserError(renamed)
     command.schema()
     register_launcher_schemas()
     GlobalHydra.instance().clear()
