@@ -208,7 +208,8 @@ def test_a_sweep_ends_with_one_table_and_one_document_for_all_jobs(tmp_path):
 
 def test_without_a_compiler_the_kernel_is_called_reference(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.bench.cpu_library", lambda: None)
-    words = ("bench.mechanism=[gqa]", "bench.context=[16]", "bench.kernel=[cpu,reference]")
+    words = ("bench.mechanism=[gqa]", "bench.context=[16]", "bench.query_length=[1]", "bench.dtype=[fp32]")
+    words += ("bench.kernel=[cpu,reference]",)
     assert [row["kernel"] for row in last_line(run_bench(tmp_path, *words).stdout)["rows"]] == ["reference"]
 
 

@@ -20,7 +20,10 @@ MISTAKES = {
     "an unknown storage": (["bench.dtype=[fp8]"], "fp32, bf16"),
     "an unknown mode": (["mode=servng"], "Did you mean serving"),
     "an unknown device": (["device=tpu"], "device"),
-    "a processor's kernel on a GPU": (["device=cuda", "bench.kernel=[cpu]"], "use triton, sdpa, matmul, flex on cuda"),
+    "a processor's kernel on a GPU": (
+        ["device=cuda", "bench.kernel=[cpu]"],
+        "use triton, sdpa, matmul, flex, flashinfer on cuda",
+    ),
     "a GPU's kernel on the processor": (
         ["device=cpu", "bench.kernel=[triton]"],
         "use cpu, reference, sdpa, matmul, flex on cpu",
