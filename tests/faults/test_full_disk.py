@@ -89,7 +89,7 @@ def test_a_full_disk_is_told_with_the_file_and_the_run_is_failed(results, size):
     full = results[size]["full"]
     assert full["exit_code"] == 1, full["output"]
     assert full["output"].count("No space left on device: '/") == 1, full["output"]
-    assert "the same command continues" in full["output"]
+    assert "run the same command again: it continues where it stopped" in " ".join(full["output"].split())
     assert "Traceback" not in full["output"]
     assert full["status"]["state"] == "failed"
     assert "No space left on device: '/" in full["status"]["reason"]
