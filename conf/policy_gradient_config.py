@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.limits import limited
-from conf.train_config import Precision
 from experiments.training.algorithms import Advantage, KlEstimator, KlPlace, LossDenominator, PolicyOptimizer
+from experiments.training.choices import Precision
 
 
 @dataclass

@@ -27,7 +27,8 @@ def send_media(run: Run, tracking_mode: str, name: str, rows: Rows, figures: Seq
         return
     import wandb
 
-    table = wandb.Table(columns=columns(rows), data=[[row.get(column) for column in columns(rows)] for row in rows])
+    names: list[str | int] = [*columns(rows)]
+    table = wandb.Table(columns=names, data=[[row.get(str(name)) for name in names] for row in rows])
     run.log_media({name: table} | {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
 
 

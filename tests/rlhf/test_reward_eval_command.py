@@ -93,8 +93,8 @@ def test_a_sweep_over_policies_ends_with_one_document(rl_exp, home, no_figures):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("rewards=[]", "name at least one"),
-        ("rewards=[ground_truth,ground_truth]", "ground_truth twice"),
+        ("rewards=[]", "needs at least 1 value"),
+        ("rewards=[ground_truth,ground_truth]", "names a value twice"),
         ("rewards=[ground_trut]", "Did you mean ground_truth"),
         ("resamples=0", "resamples=0"),
         ("error_tolerance=-1", "error_tolerance=-1"),
