@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from experiments.tasks.prompt_set import PolicyTokenizer, PromptOptions, PromptS
 from experiments.tasks.task import Prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     from experiments.data.corpus import TokenisedCorpus, TokenisedText
 
@@ -58,11 +58,12 @@ def corpus_prompts(
             f"task.prompts={prompts} of task.prompt_tokens={prompt_tokens} are impossible: at least 1 prompt of "
             f"{len(start) + 1} tokens"
         )
+    fast = cast("PreTrainedTokenizerFast", tokenizer)  # all tokenizers here have the Rust backend
     generator = SeedStreams(seed).numpy("prompts")
     sentences = _sentences(text, corpus_tokenizer, generator)
     found: dict[tuple[int, ...], Prompt] = {}
     while batch := list(islice(sentences, SENTENCES_AT_ONCE)):
-        for sentence, tokens in zip(batch, encode_documents(tokenizer, batch), strict=True):
+        for sentence, tokens in zip(batch, encode_documents(fast, batch), strict=True):
             key = (*start, *tokens[:length])
             beginning = str(tokenizer.decode(tokens[:length]))
             if key not in found and _stops_before_a_word(sentence, beginning, tokens, length):
