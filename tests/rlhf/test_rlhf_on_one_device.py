@@ -9,6 +9,8 @@ from rlhf_cases import metric_rows, only_run, tiny_rlhf
 
 import experiments.rlhf as rlhf_module
 from experiments.decoding import model_step
+from experiments.preparation import setup as preparation
+from experiments.training.policy_state import PolicyState
 
 # Untied: parameters of a wrapped kind are moved one by one, and would no longer be shared.
 WORDS = ("model.tie_embeddings=false", "policy_gradient.steps=3", "policy_gradient=grpo")
@@ -21,9 +23,9 @@ def pretended(monkeypatch):
     adam = torch.optim.Adam
     monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, fused: adam(parameters, lr=lr, foreach=False))
     monkeypatch.setattr(model_step, "attend", pretend_attend)
-    monkeypatch.setattr(rlhf_module, "prepare_device", lambda name, threads: torch.device(PretendDevice.name))
-    monkeypatch.setattr(rlhf_module, "save_state", lambda *ignored: None)
-    monkeypatch.setattr(rlhf_module, "save_model", lambda *ignored: None)
+    monkeypatch.setattr(preparation, "prepare_device", lambda name, threads: torch.device(PretendDevice.name))
+    monkeypatch.setattr(PolicyState, "save", lambda *ignored: None)
+    monkeypatch.setattr(rlhf_module, "save_policy", lambda *ignored: None)
 
 
 def test_a_run_keeps_to_its_device_and_learns_as_on_the_cpu(rl_exp, tmp_path, pretended, monkeypatch):
