@@ -38,7 +38,7 @@ class EvidenceConfig:
 
 @dataclass
 class ClaimConfig:
-    """A claim of a paper in our words, what the paper measured, and how it is tested here."""
+    """A claim of a paper, or of our own, in our words, what the paper measured, and how it is tested here."""
 
     title: str
     statement: str
@@ -53,10 +53,10 @@ class ClaimConfig:
         for name in listed:
             if name not in STATEMENTS:
                 raise ValueError(f"statement {name} does not exist.{suggestion(name, STATEMENTS)}")
-        if len(set(listed)) < len(listed):
-            raise ValueError(f"claim {self.title!r} lists a statement twice")
+        if any(len(set(evidence.statements)) < len(evidence.statements) for evidence in self.evidence.values()):
+            raise ValueError(f"claim {self.title!r} lists a statement twice for the same evidence")
         if not any(STATEMENTS[name].counts for name in listed):
-            raise ValueError(f"claim {self.title!r} has no statement of the paper: no verdict could follow")
+            raise ValueError(f"claim {self.title!r} has no statement that counts: no verdict could follow")
 
 
 @cache

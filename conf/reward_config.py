@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.limits import checked, limited
+from experiments.models.shapes import AttentionMechanism
 from experiments.rewards.ensemble import Combination
 from experiments.rewards.families import RewardFamily
 from experiments.rewards.graded_truth import BadProperty
@@ -133,6 +134,8 @@ class TrainedRewardConfig:
     off_policy: OffPolicy = OffPolicy.corpus  # of the other prompts
     prompts: RewardPrompts = RewardPrompts.disjoint
     layers: int | None = None  # leading blocks of the policy that are kept; null: all
+    # a reward model of this mechanism, else of the policy's shape, from random weights; null: a copy of the policy
+    attention: AttentionMechanism | None = None
     label_noise: float = limited(0.0, at_least=0, at_most=1)  # share of labels flipped
     epochs: int = limited(2, at_least=1)
     batch_size: int = limited(32, at_least=1)

@@ -104,6 +104,7 @@ def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
         pairs_address=made_of.address,
         policy_address=policy.address,
         layers=trained.layers,
+        attention=trained.attention,
         epochs=trained.epochs,
         batch_size=trained.batch_size,
         learning_rate=trained.learning_rate,

@@ -27,10 +27,11 @@ class Verdict(StrEnum):
 
 
 class Kind(StrEnum):
-    """Whose a statement is; only the paper's own decide on its claim."""
+    """Whose a statement is; only the paper's own decide on its claim, and rules on a claim of ours."""
 
     paper = "paper"
-    ours = "ours"  # of our own making, beside what the paper claims
+    rule = "rule"  # of a claim of our own, fixed before its evidence was made
+    ours = "ours"  # of our own making, in addition to what the paper claims
     check = "check"  # follows from how the experiment is built: it can fail only where the code is wrong
 
 
@@ -85,7 +86,7 @@ class Statement:
     @property
     def counts(self) -> bool:
         """Whether it decides on the claim that lists it."""
-        return self.kind is Kind.paper and not self.aside
+        return self.kind in (Kind.paper, Kind.rule) and not self.aside
 
     @property
     def why_not_counted(self) -> str:

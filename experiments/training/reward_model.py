@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from experiments.models.configuration import RlExpConfig
 from experiments.models.reward_head import reward_model_from
-from experiments.models.transformer import RlExpForCausalLM
+from experiments.models.shapes import AttentionMechanism, AttentionShape
+from experiments.models.transformer import RlExpForCausalLM, build_model
 from experiments.rewards.trained import reward_scores
 from experiments.runs.artifacts import Artifact, ArtifactStore
 from experiments.runs.seeds import SeedStreams
@@ -142,16 +145,30 @@ def calibration_error(margin: NDArray[np.float64], bins: int = CONFIDENCE_BINS) 
 
 
 def initial_reward_model(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, layers: int | None, seed: int
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    layers: int | None,
+    seed: int,
+    attention: AttentionMechanism | None = None,
 ) -> PreTrainedModel:
     """A copy of the policy's decoder with a new scalar head, for any causal language model of transformers.
 
-    `layers` keeps only the leading blocks, a smaller reward model. ValueError where transformers has no classifier of
-    the policy's architecture, and for `layers` of a model that is not ours.
+    `layers` keeps only the leading blocks, a smaller reward model. `attention` makes it a model of another mechanism
+    with the policy's shape otherwise, from random weights. ValueError where transformers has no classifier of the
+    policy's architecture, and for `layers` or `attention` of a model that is not ours.
     """
-    generator = SeedStreams(seed).torch("reward_model/head")
+    streams = SeedStreams(seed)
+    generator = streams.torch("reward_model/head")
     if isinstance(policy, RlExpForCausalLM):
+        if attention is not None:
+            policy = _untrained(policy, attention, streams.torch("reward_model/weights"))
         return reward_model_from(policy, generator, layers=layers)
+    if attention is not None:
+        raise ValueError(
+            f"reward.trained.attention={attention} needs a policy that `rl-exp train` made, not a "
+            f"{type(policy).__name__}: leave it out"
+        )
     classifier = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(policy.config), None)
     if classifier is None or layers is not None:
         raise ValueError(
@@ -170,6 +187,25 @@ def initial_reward_model(
     return model.to(policy.device)
 
 
+def _untrained(policy: RlExpForCausalLM, attention: AttentionMechanism, generator: torch.Generator) -> RlExpForCausalLM:
+    """A model of the policy's shape, but for its mechanism (with that one's defaults), with random weights."""
+    shape = policy.config.model_shape()
+    layer = AttentionShape(
+        mechanism=attention,
+        hidden_size=shape.attention.hidden_size,
+        query_heads=shape.attention.query_heads,
+        head_dim=shape.attention.head_dim,
+    )
+    config = RlExpConfig.from_shape(
+        replace(shape, attention=layer),
+        max_position_embeddings=policy.config.max_position_embeddings,
+        pad_token_id=policy.config.pad_token_id,
+        bos_token_id=policy.config.bos_token_id,
+        eos_token_id=policy.config.eos_token_id,
+    )
+    return build_model(config, generator, policy.dtype).to(policy.device)
+
+
 def stored_reward_model(
     store: ArtifactStore,
     policy: PreTrainedModel,
@@ -184,6 +220,7 @@ def stored_reward_model(
     learning_rate: float,
     centre_coefficient: float,
     seed: int,
+    attention: AttentionMechanism | None = None,
 ) -> tuple[PreTrainedModel, Artifact]:
     """The reward model of these pairs, trained once, as an artifact of kind reward_model.
 
@@ -199,9 +236,11 @@ def stored_reward_model(
         "seed": seed,
     }
     recipe = {"format": FORMAT, "policy": policy_address, "pairs": pairs_address, "layers": layers, **settings}
+    if attention is not None:  # reward models made before the setting existed keep their addresses
+        recipe["attention"] = str(attention)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        model = initial_reward_model(policy, tokenizer, layers=layers, seed=seed)
+        model = initial_reward_model(policy, tokenizer, layers=layers, seed=seed, attention=attention)
         history = train_reward_model(model, pairs, **settings)
         disable_progress_bar()
         model.save_pretrained(folder)

@@ -107,14 +107,14 @@ def test_every_claim_has_a_row_where_there_is_no_evidence_at_all(rl_exp):
     result = rl_exp("report", "claims")
     assert result.exit_code == 0, result.output
     text = " ".join(result.output.split())
-    assert "11 no evidence yet" in text
+    assert f"{len(load_claims())} no evidence yet" in text
     assert "run rl-exp rlhf-sweep preset=partial_credit" in text
-    assert len(json.loads(rl_exp("report", "claims", "--json").stdout)) == 11
+    assert len(json.loads(rl_exp("report", "claims", "--json").stdout)) == len(load_claims())
 
 
 def test_published_results_have_a_row_for_every_statement_that_a_claim_lists():
     entries = ledger(Path("nowhere"))
-    assert len(entries) == 11
+    assert len(entries) == len(load_claims())
     for entry in entries:
         for part in entry.parts:
             assert part.findings is None or part.findings, f"{entry.name}: no row fits {part.statement.id}"
@@ -387,7 +387,7 @@ def test_regions_are_said_in_words():
 
 @pytest.mark.parametrize(
     ("ids", "said"),
-    [("[train.gta_lose]", "train.gta_lose does not exist"), ("[train.gta_cache]", "no statement of the paper"),
+    [("[train.gta_lose]", "train.gta_lose does not exist"), ("[train.gta_cache]", "no statement that counts"),
      ("[train.gta_loss, train.gta_loss]", "twice")],
 )  # fmt: skip
 def test_a_claim_that_cannot_be_judged_is_refused(tmp_path, ids, said):

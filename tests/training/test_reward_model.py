@@ -14,6 +14,7 @@ from preference_cases import VOCABULARY, CountingTask, NumbersAsText, RandomPoli
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.models.configuration import RlExpConfig
+from experiments.models.shapes import AttentionMechanism
 from experiments.models.transformer import build_model
 from experiments.rewards.trained import TrainedReward, reward_scores
 from experiments.runs.artifacts import ArtifactStore
@@ -111,6 +112,16 @@ def test_batches_hold_every_pair_once_and_little_padding(pairs):
     assert padded < 1.2 * lengths.sum()
     firsts = [lengths[rows].mean() for rows in batches]
     assert firsts != sorted(firsts)
+
+
+def test_a_reward_model_of_another_mechanism_has_the_policys_shape_and_weights_of_its_own(pairs):
+    policy = nano_policy()
+    model = initial_reward_model(policy, NumbersAsText(), layers=None, seed=0, attention=AttentionMechanism.mla)
+    assert model.config.attention == "mla"
+    assert model.config.hidden_size == policy.config.hidden_size
+    assert not torch.equal(model.decoder.embedding.weight, policy.decoder.embedding.weight)
+    again = initial_reward_model(policy, NumbersAsText(), layers=None, seed=0, attention=AttentionMechanism.mla)
+    assert torch.equal(model.decoder.embedding.weight, again.decoder.embedding.weight)
 
 
 def test_a_reward_model_learns_what_tells_the_pairs_apart(pairs):
