@@ -1,4 +1,4 @@
-"""Every command line of the README runs, at tiny size."""
+"""Every command line of README and docs runs, at tiny size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from experiments.runs.artifacts import ArtifactStore
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
 
 TINY = {
     "train": [
@@ -72,7 +73,7 @@ NEEDS_MORE = (
 
 
 def command_lines() -> list:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
+    blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.S)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("rl-exp ")]
     return [
         pytest.param(
@@ -80,7 +81,7 @@ def command_lines() -> list:
             id=line.split("#")[0].strip().replace("[", "(").replace("]", ")"),
             marks=[pytest.mark.slow] if "experiment=glob" in line else [],  # a minute; each is tested by itself
         )
-        for line in lines
+        for line in dict.fromkeys(lines)
         if not any(word in line for word in NEEDS_MORE)
     ]
 
@@ -95,11 +96,11 @@ def prepared_outputs(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("line", command_lines())
-def test_a_command_of_the_readme_runs(line, rl_exp, tmp_path, prepared_outputs):
+def test_a_command_of_the_documents_runs(line, rl_exp, tmp_path, prepared_outputs):
     words = shlex.split(line, comments=True)[1:]
     (tmp_path / "my_texts").mkdir()
     shutil.copy(ROOT / "README.md", tmp_path / "my_texts" / "one.txt")
-    (problem,) = re.findall(r"```yaml\n(# my_problem.yaml.*?)```", README, re.S)
+    (problem,) = re.findall(r"```yaml\n(# my_problem.yaml.*?)```", TEXT, re.S)
     (tmp_path / "my_problem.yaml").write_text(problem)
     if words[0] == "report":
         result = rl_exp(*words, "--output-dir", str(prepared_outputs))
@@ -116,7 +117,7 @@ def test_a_command_of_the_readme_runs(line, rl_exp, tmp_path, prepared_outputs):
 
 
 def test_the_python_of_the_readme_runs_on_a_trained_model(rl_exp, prepared_outputs):
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (snippet,) = re.findall(r"```python\n(import experiments.models.*?)```", TEXT, re.S)
     assert rl_exp("train", *TINY["train"], "seed=9", f"output_dir={prepared_outputs}").exit_code == 0
     folder = max((prepared_outputs / "train").iterdir(), key=lambda run: run.stat().st_mtime)
     code = snippet.replace("outputs/train/<run id>", str(folder))
@@ -125,11 +126,22 @@ def test_the_python_of_the_readme_runs_on_a_trained_model(rl_exp, prepared_outpu
 
 def test_the_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make ([a-z-]+)", README, re.M):
+    for target in re.findall(r"^make ([a-z-]+)", TEXT, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
-def test_the_links_of_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        if not target.startswith(("http", "#")):
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_the_links_of_a_document_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        found = document.parent / path if path else document
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", found.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in headings}, target
+
+
+def test_the_readme_is_two_screens():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120

@@ -1,6 +1,6 @@
 """The tables of README and docs, rendered from the published results under outputs/reference/.
 
-    python -m experiments.reports.readme_tables        # renders them again in place
+    python -m experiments.document_tables        # renders them again in place
 
 A table stands between `<!-- table: <name> -->` and `<!-- end of table -->`. Its name is a key of `TABLES`, or a folder
 of published statements such as `rlhf/good_teacher`. Numbers come with the number of runs that they rest on: rounds of a
@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.report import ledger
+from experiments.reports.claims import Entry
 from experiments.reports.tables import Column, markdown_table
 from experiments.runs.files import read_json, write_text
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.S)
 MECHANISMS = ("mha", "gqa-4", "gta-4", "mla", "gla-2")
@@ -377,6 +379,21 @@ def statements(place: Path) -> str:
     return markdown_table(columns, read_json(place / "statements.json"))
 
 
+def claims(published: Path) -> str:
+    """The ledger of what is published: each claim with its verdict and the scale of its evidence."""
+
+    def scale(entry: Entry) -> str:
+        return "; ".join(dict.fromkeys(item.scale for item in entry.evidence if item.place is not None)) or "none yet"
+
+    columns: list[Column[Entry]] = [
+        Column("claim", lambda entry: entry.title),
+        Column("paper", lambda entry: entry.paper.removesuffix(")").rpartition("(")[2]),
+        Column("verdict", lambda entry: f"**{entry.verdict}**" + (f" ({entry.summary})" if entry.counted else "")),
+        Column("measured on", scale),
+    ]
+    return markdown_table(columns, ledger(published / "no runs"))
+
+
 def latest_day(place: Path) -> str:
     """The day on which the runs of a published result ended: statements ruled on it or later are exploratory."""
     runs = read_json(place / "provenance.json")["runs"]
@@ -433,6 +450,7 @@ def trl(published: Path) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "claims": claims,
     "mechanisms": mechanisms,
     "attention": attention,
     "attention_ratios": attention_ratios,

@@ -7,16 +7,16 @@ import re
 
 import pytest
 
-from experiments.reports.readme_tables import DOCUMENTS, ROOT, TABLE, TABLES, render
+from experiments.document_tables import DOCUMENTS, ROOT, TABLE, TABLES, render
 
 PUBLISHED = ROOT / "outputs" / "reference"
-WITHOUT_RESULTS = ("| Command | What it does |",)  # tables that hold no numbers
+WITHOUT_RESULTS = ("| command | what it does | manual |",)  # tables that hold no numbers
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_tables_are_those_of_the_published_files(document):
     text = document.read_text(encoding="utf-8")
-    assert render(text, PUBLISHED) == text, "python -m experiments.reports.readme_tables renders them again"
+    assert render(text, PUBLISHED) == text, "python -m experiments.document_tables renders them again"
 
 
 def test_no_table_of_the_readme_is_typed_by_hand():
