@@ -83,8 +83,9 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
         log_probe(run, 0, before, properties)
 
     with run.finishing_steps(), run.progress("policy gradient", settings.steps, completed=step) as bar:
-        started, first_step = time.perf_counter(), step
+        first_step, seconds_before = step, seconds
         while step < settings.steps:
+            started = time.perf_counter()
             # Rollouts of the present policy, scored by every reward.
             prompts = prompts_of_step(task.prompts, settings.prompts_per_step, step, run)
             rollouts = sampler.sample(
@@ -135,11 +136,14 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
             state.update_rollout_weights()
             stop = run.ranks.total([float(run.stop_requested)])[0] > 0
             step += 1
+            seconds += time.perf_counter() - started  # of training alone: probes and saving come after
 
             # Log every step; once in a while probe and save.
-            rate = (step - first_step) * len(rollouts) / (time.perf_counter() - started)
+            rate = (step - first_step) * len(rollouts) / max(seconds - seconds_before, 1e-9)
             values = {
-                **step_metrics(rollouts, outputs, raw, rewards, old, reference),
+                **step_metrics(
+                    rollouts, outputs, raw, proxy.probe_scale(raw[proxy.name], outputs), rewards, old, reference
+                ),
                 **group_metrics(raw[proxy.name].reshape(grouped.shape), *proxy.range_with(raw[proxy.name])),
                 **statistics.as_dict(),
                 "completions_per_second": round(rate, 1),
@@ -156,10 +160,9 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
                     probe = run_probe(sampler, task, config.probe.prompts, config.probe.samples)
                     log_probe(run, step, measure(probe, proxy, others, policy), later_signals(setup, probe, proxy))
             if step % settings.checkpoint_every == 0 or stop or step == settings.steps:
-                state.save(step, seconds + time.perf_counter() - started)
+                state.save(step, seconds)
             if stop and step < settings.steps:
                 raise KeyboardInterrupt
-        seconds += time.perf_counter() - started
 
     with step_named(step):
         probe = run_probe(sampler, task, config.probe.prompts, config.probe.samples)

@@ -73,7 +73,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
 
     step, seconds = resume(run, model, optimizer)
     if step == 0:
-        log_evaluation(config, run, model, corpus, step, device, training.evaluation_tokens)
+        log_evaluation(config, run, model, corpus, step, device)
 
     with run.finishing_steps(), run.progress("training", training.steps, completed=step) as bar:
         first_step, seconds_before = step, seconds
@@ -115,14 +115,14 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
                 row |= {"train/learning_rate": learning_rate, "train/tokens_per_second": round(rate, 1)}
                 run.log(row, tokens=tokens, step=step)
             if due(training.evaluate_every_tokens, tokens, training.tokens_per_step) and step < training.steps:
-                log_evaluation(config, run, model, corpus, step, device, training.evaluation_tokens)
+                log_evaluation(config, run, model, corpus, step, device)
             save = due(training.checkpoint_every_tokens, tokens, training.tokens_per_step)
             if save or stop or step == training.steps:
                 save_state(run, step, model, optimizer, seconds, keep=training.keep_checkpoints)
             if stop and step < training.steps:
                 raise KeyboardInterrupt
 
-    losses = log_evaluation(config, run, model, corpus, step, device, training.final_evaluation_tokens)
+    losses = log_evaluation(config, run, model, corpus, step, device, final=True)
     samples: list[str] = []
     if (complete := whole_model(model, run.ranks)) is not None:
         samples = sample_texts(config, run, complete, corpus)
@@ -131,7 +131,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         "mechanism": str(config.attention.mechanism),
         **{name: facts[name] for name in ("parameters", "cache_bytes_per_token_per_layer", "feed_forward_dim")},
         **losses,
-        "unigram_perplexity": math.exp(corpus.unigram_entropy),
+        **{f"eval/{name}/unigram_perplexity": value for name, value in corpus.unigram_perplexities().items()},
         "tokens": step * training.tokens_per_step,
         "tokens_per_second": step * training.tokens_per_step / max(seconds, 1e-9),
         "training_seconds": seconds,
@@ -246,21 +246,36 @@ def log_evaluation(
     corpus: TokenisedCorpus,
     step: int,
     device: torch.device,
-    most_tokens: int,
+    *,
+    final: bool = False,
 ) -> dict[str, float]:
-    """Held-out loss on every set: `eval/<set>/loss`, `/perplexity`, `/bits_per_byte`."""
-    training, row = config.training, {}
+    """Held-out loss on every set: `eval/<set>/loss`, `/perplexity`, `/bits_per_byte`.
+
+    These, which are returned, are of `final_evaluation_tokens` of the set. Where fewer are evaluated on the way, that
+    is another text and has another name, `eval_part/<set>`, whose last value stands beside the final ones. A model that
+    is trained with attention within documents is evaluated so.
+    """
+    training, row, shown = config.training, dict[str, float](), dict[str, str]()
     for name, held_out in corpus.held_out.items():
-        batches = held_out.batches(training.sequence_length, training.batch_size, most_tokens)
-        result = held_out_loss(model, batches, device=device, precision=training.precision, ranks=run.ranks)
-        row[f"eval/{name}/loss"] = result.nats_per_token
-        row[f"eval/{name}/perplexity"] = result.perplexity
-        row[f"eval/{name}/bits_per_byte"] = result.bits_per_byte(held_out.tokens_per_byte)
+        read = held_out.batches_with_documents if training.mask_documents else held_out.batches
+        part, full = (
+            min(len(held_out.tokens) - 1, -(-tokens // training.sequence_length) * training.sequence_length)
+            for tokens in (training.evaluation_tokens, training.final_evaluation_tokens)
+        )
+        texts = [("eval", full)] if part == full else [("eval_part", part), ("eval", full)][: 1 + final]
+        for prefix, targets in texts:
+            batches = read(training.sequence_length, training.batch_size, targets)
+            result = held_out_loss(model, batches, device=device, precision=training.precision, ranks=run.ranks)
+            ratio = held_out.tokens_per_byte_of(result.tokens, corpus.tokenizer)
+            row[f"{prefix}/{name}/loss"] = result.nats_per_token
+            row[f"{prefix}/{name}/perplexity"] = result.perplexity
+            row[f"{prefix}/{name}/bits_per_byte"] = result.bits_per_byte(ratio)
+            shown[name] = f"{name} {result.perplexity:,.1f}"
     tokens = step * training.tokens_per_step
     run.log(row, tokens=tokens, step=step)
-    shown = ", ".join(f"{name} {row[f'eval/{name}/perplexity']:,.1f}" for name in corpus.held_out)
-    run.console.print(f"{tokens:>12,} tokens  held-out perplexity: {shown}", highlight=False, soft_wrap=True)
-    return row
+    values = ", ".join(shown.values())
+    run.console.print(f"{tokens:>12,} tokens  held-out perplexity: {values}", highlight=False, soft_wrap=True)
+    return {key: value for key, value in row.items() if key.startswith("eval/")}
 
 
 def sample_texts(config: TrainConfig, run: Run, model: RlExpForCausalLM, corpus: TokenisedCorpus) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,13 @@ class TokenisedText:
         """Tokens (ends of documents included) per byte of text: bits per byte = nats * tokens_per_byte / ln 2."""
         return len(self.tokens) / self.bytes
 
+    def tokens_per_byte_of(self, targets: int, tokenizer: PreTrainedTokenizerFast) -> float:
+        """`tokens_per_byte` of what an evaluation of the first `targets` predicted tokens covers."""
+        if targets >= len(self.tokens) - 1:
+            return self.tokens_per_byte
+        covered = self.tokens[1 : targets + 1]
+        return targets / max(len(str(tokenizer.decode(covered.tolist(), skip_special_tokens=True)).encode()), 1)
+
     @property
     def tokens_per_character(self) -> float:
         """Tokens (ends of documents included) per character of text."""
@@ -138,8 +146,13 @@ class TokenisedCorpus:
 
     @cached_property
     def unigram_entropy(self) -> float:
-        """Entropy of the training tokens' frequencies, nats per token: the loss of ignoring all context."""
+        """Entropy of the training tokens' frequencies, nats per token: their own loss without context."""
         return unigram_entropy(self.train.counts)
+
+    def unigram_perplexities(self) -> dict[str, float]:
+        """Of the training text's token frequencies on every held-out set: what a model without context scores."""
+        train = self.train.counts
+        return {name: exp(unigram_cross_entropy(train, text.counts)) for name, text in self.held_out.items()}
 
     @property
     def fingerprints(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from conf.reward_config import OffPolicy, RewardConfig, RewardPrompts, named_reward
+from experiments.preparation.probe import prepare_fitting_probe
 from experiments.preparation.setup import Setup
 from experiments.preparation.task import prepare_task, prepare_text
 from experiments.rewards.ensemble import Ensemble
@@ -65,6 +66,8 @@ def _reward(setup: Setup, settings: RewardConfig) -> Reward:
             seed,
             constants=None if spread is None else spread.constants,
         )
+    if settings.target_variance is not None:
+        probe = prepare_fitting_probe(setup.config, setup.run, setup.policy, setup.task)
     return with_prompt_spread(
         reward,
         probe.outputs,

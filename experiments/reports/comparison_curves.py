@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 X_AXES = {"tokens": "training tokens", "step": "steps"}  # the first that rows have
 NO_CURVES = ("time", "step", "tokens", "cell")
 CURVES = {  # what is drawn of an experiment when nothing is named
-    "train": ("eval/*/loss", "train/loss"),
+    "train": ("eval_part/*/loss", "eval/*/loss", "train/loss"),
     "rlhf": ("probe/normalised_proxy_reward", "probe/ground_truth_reward", "probe/kl"),
 }
 UNITS = {  # the first pattern that fits names the y-axis

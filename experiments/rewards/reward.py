@@ -19,6 +19,7 @@ class Reward(ABC):
 
     normaliser = Normaliser(Normalisation.none)
     probe_rewards: Floats  # [n] of the initial policy's probe rollouts, once `fit_normaliser` has scored them
+    probe_scale: Normaliser  # mean and std of these, whatever normalisation trains: the scale in which proxies increase
 
     def __init__(self, name: str, facts: dict[str, Any] | None = None) -> None:
         self.name = name  # of the arm
@@ -55,7 +56,9 @@ class Reward(ABC):
     def fit_normaliser(self, kind: Normalisation, probe: Outputs, samples: int) -> None:
         """Score the initial policy's probe rollouts, `samples` rows of every prompt, and take their mean and std."""
         self.probe_rewards = self(probe)
-        self.normaliser = Normaliser.fitted(kind, self.probe_rewards.reshape(-1, samples))
+        grouped = self.probe_rewards.reshape(-1, samples)
+        self.normaliser = Normaliser.fitted(kind, grouped)
+        self.probe_scale = Normaliser.fitted(Normalisation.global_std, grouped)
 
     def range_with(self, rewards: Floats) -> tuple[float, float]:
         """The lowest and highest of `rewards` and those of the probe rollouts."""

@@ -33,7 +33,7 @@ class HeldOutLoss:
 @torch.no_grad()
 def held_out_loss(
     model: nn.Module,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    batches: Iterable[tuple[torch.Tensor, ...]],
     *,
     device: torch.device,
     precision: str,
@@ -41,7 +41,8 @@ def held_out_loss(
 ) -> HeldOutLoss:
     """Mean loss of `model.loss` over batches of (inputs, targets) [B, T]; sums are kept in fp64.
 
-    Of several ranks each takes its rows of every batch, and all get the mean of all.
+    Batches with a third part, document ids [B, T], are evaluated with attention within documents. Of several ranks each
+    takes its rows of every batch, and all get the mean of all.
     """
     ranks = ranks or Ranks()
     was_training = model.training
@@ -50,10 +51,10 @@ def held_out_loss(
     for batch in batches:
         rows = ranks.share(len(batch[0]))
         # All ranks must pass through a sharded model equally often: a rank without rows drops the loss of one.
-        inputs, targets = (part[rows.start : max(rows.stop, rows.start + 1)] for part in batch)
+        parts = [part[rows.start : max(rows.stop, rows.start + 1)].to(device) for part in batch]
         with arithmetic(device, precision):
-            loss = model.loss(inputs.to(device), targets.to(device))
-        count = int((targets >= 0).sum()) if rows else 0
+            loss = model.loss(*parts[:2], **({"document_ids": parts[2]} if len(parts) > 2 else {}))
+        count = int((parts[1] >= 0).sum()) if rows else 0
         if count:  # the mean loss of no targets is NaN
             total += float(loss) * count
             tokens += count

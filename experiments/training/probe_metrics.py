@@ -37,7 +37,7 @@ def measure_probe(probe: Probe, proxy: Reward, others: Sequence[Reward], referen
     log_ratio = rollouts.sequence_log_probabilities - reference.double().sum(dim=1).numpy()
     metrics = {
         "probe/proxy_reward": float(rewards.mean()),
-        "probe/normalised_proxy_reward": float(proxy.normalise(rewards, outputs).mean()),
+        "probe/normalised_proxy_reward": float(proxy.probe_scale(rewards, outputs).mean()),
         "probe/ground_truth_reward": float(outputs.ground_truth.mean()),
         "probe/kl": float(log_ratio.mean()),
         "probe/length": float(rollouts.lengths.mean()),

@@ -21,19 +21,23 @@ def step_metrics(
     outputs: Outputs,
     rewards: Mapping[str, Floats],
     normalised: Floats,
+    training_rewards: Floats,
     log_probabilities: Tensor,
     reference_log_probabilities: Tensor,
 ) -> dict[str, float]:
     """Of the policy that drew the rollouts, by name.
 
-    `rewards` [n] by reward model, the proxy first, as they score; `normalised` [n] are the proxy's as they train the
-    policy. Log-probabilities [n, L] are those of the completions' tokens under the policy and the initial policy.
+    `rewards` [n] by reward model, the proxy first, as they score; `normalised` [n] are the proxy's in the scale of the
+    initial policy's probe, as those of probes are; `training_rewards` [n] are what trains the policy: normalised as
+    configured, less the penalty of completions that were cut off. Log-probabilities [n, L] are those of the
+    completions' tokens under the policy and the initial policy.
     """
     proxy, *others = rewards
     log_ratio = (log_probabilities - reference_log_probabilities).sum(dim=1).double()
     return {
         "proxy_reward": float(rewards[proxy].mean()),
         "normalised_proxy_reward": float(normalised.mean()),
+        "training_reward": float(training_rewards.mean()),
         "ground_truth_reward": float(outputs.ground_truth.mean()),
         "kl": float(log_ratio.mean()),
         "entropy": -float(log_probabilities.sum() / rollouts.lengths.sum()),

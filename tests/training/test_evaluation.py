@@ -60,3 +60,19 @@ def test_ranks_together_have_the_loss_of_one_process(size, rows):
 def test_a_held_out_set_without_targets_is_refused():
     with pytest.raises(ValueError, match="nothing to evaluate"):
         held_out_loss(Bigram(), batches([0]), device=torch.device("cpu"), precision="fp32")
+
+
+class WithinDocuments(Bigram):
+    """A loss that needs the ids of documents."""
+
+    def loss(self, inputs, targets, document_ids):
+        return super().loss(inputs, targets.masked_fill(document_ids == 1, IGNORED))
+
+
+def test_document_ids_reach_the_model_with_their_rows():
+    (inputs, targets), options = batches([4])[0], {"device": torch.device("cpu"), "precision": "fp32"}
+    ids = torch.zeros_like(targets)
+    ids[1:] = 1
+    found = held_out_loss(WithinDocuments(), [(inputs, targets, ids)], **options)
+    expected = held_out_loss(Bigram(), [(inputs[:1], targets[:1])], **options)
+    assert found.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-6)
