@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
-from experiments.data.documents import CorpusSource, require_fraction
+from conf.limits import limited
+from experiments.data.documents import BadRows, CorpusSource, OnBadRow, require_fraction
 from experiments.data.hub_dataset import HubDataset
 from experiments.data.local_files import LocalFiles
 from experiments.data.markov import MarkovChain, SymbolTokenizer
@@ -50,8 +52,12 @@ class DataConfig:
 
     source: DataSource = DataSource.web_bible
     name: str = "web_bible"  # of its held-out set in metrics: eval/<name>/loss
-    path: str | None = None  # local: a file or folder; hub: a repository, a builder, a saved folder; reasoning: a name
-    text_field: str = "text"  # field of .jsonl lines, column of .parquet files and hub datasets
+    # local: a file, a folder, or several [a,b]; hub: a repository, a builder, a saved folder; reasoning: a name
+    path: Any = None
+    # of .jsonl lines, .parquet files and hub datasets; meta.text: a field in a field; messages: by the chat template
+    text_field: str = "text"
+    bad_rows: OnBadRow = OnBadRow.stop  # rows that are no text: stop, and list them, or skip, and count them
+    most_bad_rows: float = limited(0.01, at_least=0, at_most=1)  # share of all rows that skip leaves out
     holdout_fraction: float = 0.05  # of the characters; local, and hub without evaluation_split
     document_separator: str | None = None  # local: splits .txt files; null: one document per file
     subset: str | None = None  # hub: configuration name; reasoning: arguments, as in max_terms=2,max_digits=1
@@ -79,6 +85,10 @@ class DataConfig:
             raise ValueError("data.source=reasoning needs data.path: a data set of reasoning-gym, such as chain_sum")
         if self.source is DataSource.markov and self.held_out_sets:
             raise ValueError("data.held_out_sets: a Markov chain knows no text of other domains: use []")
+        if not isinstance(self.path, str | None) and not (
+            self.source is DataSource.local and all(isinstance(path, str) and path for path in self.path)
+        ):
+            raise ValueError(f"data.path={self.path}: must be one path, or with data=local a list of paths")
         require_fraction("data.holdout_fraction", self.holdout_fraction)
         source = self.corpus_source()
         if isinstance(source, LocalFiles):
@@ -102,8 +112,9 @@ class DataConfig:
             )
         if self.source is DataSource.local:
             return LocalFiles(
-                path=self.path or "",
+                path=self.path if isinstance(self.path, str) else tuple(self.path),
                 text_field=self.text_field,
+                bad_rows=BadRows(self.bad_rows, self.most_bad_rows),
                 document_separator=self.document_separator,
                 holdout_fraction=self.holdout_fraction,
                 name=self.name,
@@ -121,6 +132,7 @@ class DataConfig:
             document_start=self.document_start,
             holdout_fraction=self.holdout_fraction,
             name=self.name,
+            bad_rows=BadRows(self.bad_rows, self.most_bad_rows),
         )
 
     def held_out_sources(self) -> list[CorpusSource]:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
-from conf.data_config import DataConfig, TokenizerConfig
+from conf.data_config import DataConfig, TokenizerConfig, TokenizerKind
 from conf.limits import limited
 from conf.run_config import RunConfig
+from experiments.data.hub_dataset import HubDataset
+from experiments.data.hub_rows import HubRows
 from experiments.data.local_files import LocalFiles
 from experiments.models.shapes import (
     LATENT,
@@ -19,6 +21,7 @@ from experiments.models.shapes import (
     ModelShape,
     matched_feed_forward_dim,
 )
+from experiments.runs.external_inputs import local_files
 from experiments.training.choices import Distribution, OptimizerName, Precision
 
 
@@ -132,7 +135,7 @@ class TrainingConfig:
     mask_documents: bool = False  # attention stays within a document
     log_every_steps: int = limited(10, at_least=1)  # loss, gradient norm, learning rate, tokens per second
     evaluate_every_tokens: int = limited(250_000, at_least=1)
-    # per held-out set; the last evaluation uses final_evaluation_tokens
+    # per held-out set, on the way; the last evaluation is of final_evaluation_tokens, which is another text and name
     evaluation_tokens: int = limited(50_000, at_least=1)
     final_evaluation_tokens: int = limited(200_000, at_least=1)
     checkpoint_every_tokens: int = limited(250_000, at_least=1)
@@ -179,9 +182,12 @@ class TrainConfig(RunConfig):
         self.model_shape(vocabulary_size=256)  # raises ValueError for an impossible shape
 
     def input_files(self) -> list[Path]:
-        """The files of a local corpus."""
+        """The files of a local corpus, and of a tokenizer's folder."""
         source = self.data.corpus_source()
-        return source.files() if isinstance(source, LocalFiles) else []
+        files = source.files() if isinstance(source, LocalFiles) else []
+        if isinstance(source, HubDataset):
+            files = HubRows(source.path, data_files=source.data_files).local_files()
+        return [*files, *(local_files(self.tokenizer.path) if self.tokenizer.kind is TokenizerKind.hub else [])]
 
     def check_processes(self, processes: int | None) -> None:
         """See `RunConfig`: each process takes an equal part of every batch."""

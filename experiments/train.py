@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
 from conf.train_config import TrainConfig
@@ -64,8 +65,9 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     run.console.print(
         f"[bold]model[/]     {config.attention.mechanism}  {shape.parameters():,} parameters, feed-forward "
         f"{shape.feed_forward_dim}, cache {cache_bytes:,} bytes (bf16) per token and layer\n"
-        f"[bold]text[/]      {len(corpus.tokens):,} tokens, vocabulary {len(corpus.tokenizer):,}, unigram entropy "
-        f"{corpus.unigram_entropy:.2f} nats\n"
+        f"[bold]text[/]      {len(corpus.tokens):,} tokens, of which training reads "
+        f"{training.steps * training.tokens_per_step / len(corpus.tokens):.2g} epochs; vocabulary "
+        f"{len(corpus.tokenizer):,}, unigram entropy {corpus.unigram_entropy:.2f} nats\n"
         f"[bold]training[/]  {training.steps:,} steps of {training.tokens_per_step:,} tokens on "
         f"{where_it_runs(config, run, device)}",
         highlight=False,
@@ -153,8 +155,10 @@ def prepare_corpus_for(config: TrainConfig, run: Run) -> TokenisedCorpus:
             config.data.corpus_source(),
             config.tokenizer.tokenizer_choice(),
             held_out_sources=config.data.held_out_sources(),
+            progress=bar.show,
         )
-        bar.advance(1)
+    for note in corpus.notes:
+        run.console.print(f"[bold]text[/]      {escape(note)}", highlight=False, soft_wrap=True)
     return corpus
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.data.documents import CorpusSource
+from experiments.data.hub_dataset import HubDataset
+from experiments.data.local_files import LocalFiles
 from experiments.data.python_library import PythonDocstrings, PythonSource
 from experiments.data.text import SourceText, prepare_text
 from experiments.data.text_statistics import unigram_cross_entropy, unigram_entropy, vocabulary_coverage
 from experiments.data.tokenizer import (
     BytePairEncoding,
+    HubTokenizer,
+    LostText,
     TokenizerChoice,
     encode_documents,
     load_tokenizer,
@@ -37,10 +40,11 @@ if TYPE_CHECKING:
     from experiments.data.packing import Batch
 
 FORMAT = 1  # raise it whenever equal text and tokenizer would give other tokens
-BATCH_DOCUMENTS = 256  # encoded at once
-LONGEST_PIECE = 200_000  # characters; longer documents are encoded in pieces, so that memory stays small
+BATCH_CHARACTERS = 1_000_000  # encoded at once: what the tokenizer notes of each takes a hundred times its memory
 
-Progress = Callable[[int, int], None]  # documents done, documents in all
+FEW_TOKENS = 1_000
+
+Progress = Callable[[int, int], None]  # characters done, characters in all
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class TokenisedCorpus:
     train: TokenisedText
     held_out: dict[str, TokenisedText]  # the corpus's own set first
     tokenizer_artifact: Artifact
+    notes: tuple[str, ...] = ()  # what a user must know of the text: the split, what was left out; lines for the screen
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -194,7 +199,7 @@ def prepare_corpus(
     """Everything from the source to tokens; what exists is used. `tokenizer` is byte-level BPE of 2048 by default.
 
     `held_out_sources` add the held-out text of other sources, by their names. `progress(done, total)` counts
-    documents while tokens are made. ValueError for a source that is missing, empty, unreadable, or held out twice.
+    characters while tokens are made. ValueError for a source that is missing, empty, unreadable, or held out twice.
     """
     names = [source.name, *(other.name for other in held_out_sources)]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -202,6 +207,9 @@ def prepare_corpus(
         raise ValueError(f"two held-out sets are named {repeated[0]}: drop one, or give one another name")
     if isinstance(source, PythonSource) and any(isinstance(other, PythonDocstrings) for other in held_out_sources):
         raise ValueError("python_docstrings are part of python_source: they cannot be held out from each other")
+    tokenizer = tokenizer or BytePairEncoding()
+    if isinstance(source, LocalFiles | HubDataset) and isinstance(tokenizer, HubTokenizer) and source.has_messages():
+        source = replace(source, template=tokenizer)
     text = prepare_text(store, source)
     if text.count("train", "documents") == 0:
         raise ValueError(f"the corpus {source.name} has held-out text only: nothing to train on")
@@ -209,19 +217,47 @@ def prepare_corpus(
     for name, held_out in {source.name: text, **others}.items():
         if held_out.count("held_out", "documents") == 0:
             raise ValueError(f"the corpus {name} has no held-out text: nothing to evaluate on")
-    artifact = prepare_tokenizer(store, tokenizer or BytePairEncoding(), text)
+    artifact = prepare_tokenizer(store, tokenizer, text)
 
     sides = [(text, "train"), (text, "held_out"), *((other, "held_out") for other in others.values())]
-    total = sum(part.count(side, "documents") for part, side in sides)
+    total = sum(part.count(side, "characters") for part, side in sides)
     done, tokenised = 0, []
     for part, side in sides:
         report = None if progress is None else _shifted(progress, done, total)
         tokenised.append(TokenisedText(_prepare_tokens(store, part, side, artifact, report)))
-        done += part.count(side, "documents")
+        done += part.count(side, "characters")
         if progress is not None:
             progress(done, total)
     train, *held_out_texts = tokenised
-    return TokenisedCorpus(source.name, train, dict(zip(names, held_out_texts, strict=True)), artifact)
+    by_name = dict(zip(names, held_out_texts, strict=True))
+    return TokenisedCorpus(source.name, train, by_name, artifact, tuple(_notes(source, text, train, by_name)))
+
+
+def _notes(
+    source: CorpusSource, text: SourceText, train: TokenisedText, held_out: dict[str, TokenisedText]
+) -> Iterator[str]:
+    """The split of the training text, and whatever of it, or of its words, is not in the tokens."""
+    own = held_out[source.name]
+    share = own.characters / (own.characters + train.characters)
+    names = text.artifact.facts.get("held_out_names", [])
+    shown = f": {', '.join(names[:5])}{', ...' if own.documents > 5 else ''}" if names else ""
+    yield (
+        f"held out: {own.documents:,} of {own.documents + train.documents:,} documents, "
+        f"{share:.1%} of the characters, {len(own.tokens):,} tokens{shown}"
+    )
+    if isinstance(source, LocalFiles) and (files := source.left_out()):
+        yield f"not read: {files}"
+    if text.dropped:
+        yield f"left out: {', '.join(f'{count:,} {kind}' for kind, count in text.dropped.items())} (documents or rows)"
+    for name, side in {"training text": train, **held_out}.items():
+        if len(side.tokens) < FEW_TOKENS:
+            yield f"warning: {name} has {len(side.tokens):,} tokens only, on which a loss says little"
+        if lost := side.artifact.facts.get("lost"):
+            before, after = lost["example"]
+            yield (
+                f"warning: the tokenizer does not give the text of {name} back ({lost['changed']} of {lost['tried']} "
+                f"pieces): {before!r} comes back as {after!r}"
+            )
 
 
 def _prepare_tokens(
@@ -240,42 +276,47 @@ def _write_tokens(
     vocabulary, end = len(tokenizer), tokenizer.eos_token_id
     dtype = "<u2" if vocabulary <= 2**16 else "<u4"
     counts, offsets = np.zeros(vocabulary, dtype=np.int64), array("q", [0])
-    documents = iter(text.documents(side))
+    total, characters, lost = 0, 0, LostText()
+    rendered = text.artifact.recipe["source"].get("template") is not None
     with (folder / "tokens.bin").open("wb") as stream:
-        while batch := list(islice(documents, BATCH_DOCUMENTS)):
-            pieces = [cut(document, LONGEST_PIECE) for document in batch]
-            encoded = iter(encode_documents(tokenizer, [piece for document in pieces for piece in document]))
-            for document in pieces:
-                ids = [token for piece in islice(encoded, len(document)) for token in piece]
-                values = np.array([*ids, end], dtype=dtype)
-                stream.write(values.tobytes())
-                counts += np.bincount(values, minlength=vocabulary)
-                offsets.append(offsets[-1] + len(values))
+
+        def put(ids: list[int]) -> int:
+            values = np.array(ids, dtype=dtype)
+            stream.write(values.tobytes())
+            np.add(counts, np.bincount(values, minlength=vocabulary), out=counts)
+            return len(values)
+
+        for batch in _batches(text.pieces(side)):
+            encoded = encode_documents(tokenizer, [piece for _, piece in batch], rendered=rendered)
+            lost.check(tokenizer, batch[0][1], encoded[0])
+            for (name, piece), ids in zip(batch, encoded, strict=True):
+                if name is not None and total:
+                    total += put([end])
+                    offsets.append(total)
+                total += put(ids)
+                characters += len(piece)
             if report is not None:
-                report(len(offsets) - 1)
+                report(characters)
+        total += put([end])
+        offsets.append(total)
     np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
     np.save(folder / "counts.npy", counts)
     sizes = {what: text.count(side, what) for what in ("documents", "characters", "bytes")}
-    return {"dtype": dtype, "tokens": int(offsets[-1]), "unigram_entropy": unigram_entropy(counts), **sizes}
+    return {"dtype": dtype, "tokens": total, "unigram_entropy": unigram_entropy(counts), **sizes, **lost.facts()}
 
 
-def cut(text: str, longest: int) -> list[str]:
-    """`text` in pieces of about `longest` characters.
-
-    Cut where white space begins with a space or a line break: there byte-level BPE never has a token across, so the
-    pieces encode as the whole does. A text without such a place is left whole.
-    """
-    pieces, start = [], 0
-    while len(text) - start > longest:
-        place = start + longest
-        while place < len(text) and (text[place] not in " \n" or text[place - 1].isspace()):
-            place += 1
-        if place == len(text):
-            break
-        pieces.append(text[start:place])
-        start = place
-    return [*pieces, text[start:]]
+def _batches(pieces: Iterator[tuple[str | None, str]]) -> Iterator[list[tuple[str | None, str]]]:
+    """Pieces of about BATCH_CHARACTERS together."""
+    batch, waiting = [], 0
+    for piece in pieces:
+        batch.append(piece)
+        waiting += len(piece[1])
+        if waiting >= BATCH_CHARACTERS:
+            yield batch
+            batch, waiting = [], 0
+    if batch:
+        yield batch
 
 
 def _shifted(progress: Progress, done: int, total: int) -> Callable[[int], None]:
-    return lambda documents: progress(done + documents, total)
+    return lambda characters: progress(done + characters, total)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from experiments.data.documents import Document, require_fraction
+from experiments.data.documents import STOP, BadRows, Document, require_fraction
 from experiments.data.hub_rows import HubRows
-from experiments.data.local_files import missing_field, text_of
+from experiments.data.row_text import MESSAGE_FIELDS, Template, missing_field, text_of_row
 from experiments.runs.files import sha256_of_file
 
 
@@ -36,6 +36,8 @@ class HubDataset:
     document_start: str | None = None  # regular expression
     holdout_fraction: float = 0.05
     name: str = "hub"
+    bad_rows: BadRows = STOP
+    template: Template | None = None
 
     def __post_init__(self) -> None:
         require_fraction("data.holdout_fraction", self.holdout_fraction)
@@ -58,10 +60,15 @@ class HubDataset:
                     f"data.document_start={self.document_start!r} is no regular expression: {error}"
                 ) from error
 
+    def has_messages(self) -> bool:
+        """Whether rows hold conversations, by the usual names of such fields."""
+        return self.text_field.rsplit(".", 1)[-1] in MESSAGE_FIELDS
+
     def recipe(self) -> dict[str, Any]:
         """What is asked of the hub; contents of files where they are local. Name a `revision` to pin the rest."""
         recipe: dict[str, Any] = {
             "source": "hub",
+            "format": 2,
             "path": self.path,
             "subset": self.subset,
             "split": self.split,
@@ -72,6 +79,8 @@ class HubDataset:
             "most_documents": self.most_documents,
             "document_start": self.document_start,
             "holdout_fraction": self.holdout_fraction,
+            "bad_rows": str(self.bad_rows.action),
+            "template": None if self.template is None else self.template.recipe_of_template(),
         }
         local = self._split(self.split).local_files()
         if local:
@@ -88,31 +97,37 @@ class HubDataset:
             yield from self._documents(self.evaluation_split, held_out=True)
 
     def _documents(self, split: str, held_out: bool | None) -> Iterator[Document]:
-        texts = self._joined(self._texts(split))
-        for number, text in enumerate(islice(texts, self.most_documents)):
-            yield Document(f"{split} {number}", text, held_out)
+        rows = self.bad_rows.sift([(f"{self.path} split {split}", self._rows(split))])
+        documents = islice(self._joined(rows), self.most_documents)
+        for number, document in enumerate(documents):
+            yield document._replace(name=f"{split} {number}", held_out=held_out)
 
-    def _joined(self, rows: Iterator[str]) -> Iterator[str]:
+    def _joined(self, rows: Iterator[Document]) -> Iterator[Document]:
         """Rows as they come, or joined up to the next row that matches `document_start`."""
         if self.document_start is None:
             yield from rows
             return
         start, parts = re.compile(self.document_start), list[str]()
         for row in rows:
-            if parts and start.match(row):
-                yield "".join(parts)
+            if row.problem:
+                yield row
+                continue
+            if parts and start.match(row.text):
+                yield Document("", "".join(parts))
                 parts = []
-            parts.append(row)
+            parts.append(row.text)
         if parts:
-            yield "".join(parts)
+            yield Document("", "".join(parts))
 
-    def _texts(self, split: str) -> Iterator[str]:
+    def _rows(self, split: str) -> Iterator[Document]:
         rows = self._split(split).read(streaming=self.streaming)
         names = getattr(rows, "column_names", None)
-        if names is not None and self.text_field not in names:
-            raise ValueError(missing_field(self.text_field, names, f"data.path={self.path}"))
-        for number, row in enumerate(rows):
-            yield text_of(row, self.text_field, f"{self.path} split {split} row {number}")
+        if names is not None and self.text_field not in names and self.text_field.split(".")[0] not in names:
+            types = {name: str(getattr(kind, "dtype", "nested")) for name, kind in (rows.features or {}).items()}
+            raise ValueError(missing_field(self.text_field, types, f"data.path={self.path}"))
+        for number, row in enumerate(rows, start=1):
+            name = f"{split} row {number}"
+            yield text_of_row(row, self.text_field, f"{self.path} split {name}", name, self.template)
 
     def _split(self, split: str) -> HubRows:
         return HubRows(self.path, self.subset, split, self.data_files, self.revision)

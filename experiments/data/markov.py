@@ -83,8 +83,8 @@ class SymbolTokenizer:
         """A vocabulary of letters. ValueError where the text has other characters than the chain's."""
         from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-        for document in text.documents("train"):
-            foreign = sorted(set(document) - set(SYMBOLS))
+        for _, piece in text.pieces("train"):
+            foreign = sorted(set(piece) - set(SYMBOLS))
             if foreign:
                 raise ValueError(
                     f"tokenizer=symbols knows {SYMBOLS[0]} to {SYMBOLS[-1]} only and the text has {foreign[0]!r}: use "

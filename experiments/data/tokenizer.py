@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+import re
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -26,6 +29,8 @@ END_OF_DOCUMENT = "<|endoftext|>"
 PADDING = "<|padding|>"
 SPECIAL_TOKENS = (END_OF_DOCUMENT, PADDING)
 SMALLEST_BPE_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+LONGEST_WORD = 1_000  # characters of a word, or of white space, in training
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}|\s{{{LONGEST_WORD}}}")
 FORMAT = 1  # raise it whenever equal choices would give another tokenizer
 
 
@@ -69,7 +74,7 @@ class BytePairEncoding:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(text.documents("train"), trainer)
+        train_in_the_background(tokenizer, training_pieces(text), trainer)
         if tokenizer.get_vocab_size() < self.vocabulary_size:
             log.warning(
                 "the text is too small for tokenizer.vocabulary_size=%d: the vocabulary has %d tokens",
@@ -114,13 +119,13 @@ class HubTokenizer:
         """Name and revision, or the contents of a folder."""
         folder = Path(self.path)
         if not folder.is_dir():
-            return {"tokenizer": "hub", "path": self.path, "revision": self.revision}
+            return {"tokenizer": "hub", "uncut": True, "path": self.path, "revision": self.revision}
         digest = hashlib.sha256()
         for pattern in ("*token*", "*vocab*", "merges.txt"):
             for file in sorted(folder.glob(pattern)):
                 if file.is_file():
                     digest.update(file.name.encode() + b"\0" + file.read_bytes())
-        return {"tokenizer": "hub", "files_sha256": digest.hexdigest()}
+        return {"tokenizer": "hub", "uncut": True, "files_sha256": digest.hexdigest()}
 
     def make(self, text: SourceText) -> PreTrainedTokenizerFast:
         """Load it; `bos` and `pad` fall back to its end-of-sequence token. ValueError when it has none."""
@@ -136,7 +141,32 @@ class HubTokenizer:
             tokenizer.bos_token = tokenizer.eos_token
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.backend_tokenizer.no_truncation()  # of its file, for the inputs of a model
+        tokenizer.backend_tokenizer.no_padding()
         return tokenizer
+
+    def recipe_of_template(self) -> str:
+        """The chat template itself. ValueError where the tokenizer has none."""
+        template = _chat_tokenizer(self).chat_template
+        if not template:
+            raise ValueError(
+                f"tokenizer.path={self.path} has no chat template, which makes texts of messages: choose a tokenizer "
+                "that has one, or a data.text_field of text"
+            )
+        return str(template)
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """The text of a conversation, as the chat template writes it."""
+        return str(_chat_tokenizer(self).apply_chat_template(messages, tokenize=False))
+
+
+@lru_cache(maxsize=1)
+def _chat_tokenizer(choice: HubTokenizer) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    with loading("tokenizer.path", choice.path, "name a folder or repository with a tokenizer.json"):
+        loaded = AutoTokenizer.from_pretrained(choice.path, revision=choice.revision, trust_remote_code=False)
+    return cast("PreTrainedTokenizerFast", loaded)
 
 
 def prepare_tokenizer(store: ArtifactStore, choice: TokenizerChoice, text: SourceText) -> Artifact:
@@ -157,15 +187,72 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens: "<|endoftext|>" within a text is text."""
+def encode_documents(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *, rendered: bool = False
+) -> list[list[int]]:
+    """Token ids of each text, none added. "<|endoftext|>" within a text is text, unless a chat template wrote it."""
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
-    backend.encode_special_tokens = True  # the library's name for: treat special tokens as text
+    backend.encode_special_tokens = not rendered  # the library's name for: treat special tokens as text
     try:
         return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
     finally:
         backend.encode_special_tokens = before
+
+
+@dataclass
+class LostText:
+    """Whether decoding gives the text back, tried on a piece of every batch that is encoded."""
+
+    tried: int = 0
+    changed: int = 0
+    example: tuple[str, str] = ("", "")  # of the first piece that does not come back: its text, and what comes
+
+    def check(self, tokenizer: PreTrainedTokenizerFast, text: str, ids: list[int]) -> None:
+        """Decode `ids`, which are those of `text`. White space at the beginning may be lost: some tokenizers add it."""
+        back = str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        self.tried += 1
+        if back.lstrip() == text.lstrip():
+            return
+        if not self.changed:
+            pairs = enumerate(zip(text, back, strict=False))
+            place = next((place for place, (one, other) in pairs if one != other), min(len(text), len(back)))
+            self.example = text[max(0, place - 10) : place + 20], back[max(0, place - 10) : place + 20]
+        self.changed += 1
+
+    def facts(self) -> dict[str, Any]:
+        """For the side-car; nothing where all pieces came back."""
+        return {"lost": {"tried": self.tried, "changed": self.changed, "example": self.example}} if self.changed else {}
+
+
+def training_pieces(text: SourceText) -> Iterator[str]:
+    """The training text in pieces in which no word is longer than LONGEST_WORD characters.
+
+    Training takes the square of a word's length: 5 MB of one letter take hours. Pieces of other texts are as they are.
+    """
+    for _, piece in text.pieces("train"):
+        start = 0
+        for found in _LONG_WORD.finditer(piece):
+            yield piece[start : found.end()]
+            start = found.end()
+        yield piece[start:]
+
+
+def train_in_the_background(tokenizer: Any, pieces: Iterator[str], trainer: Any) -> None:
+    """`train_from_iterator`, which knows no signals, in a thread, so that Ctrl-C and SIGTERM end the wait for it."""
+    failed: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            tokenizer.train_from_iterator(pieces, trainer)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=train, name="tokenizer", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def with_special_tokens(tokenizer: Any) -> PreTrainedTokenizerFast:

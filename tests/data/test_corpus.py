@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from experiments.data.corpus import cut, prepare_corpus
+from experiments.data.corpus import prepare_corpus
 from experiments.data.local_files import LocalFiles
 from experiments.data.python_library import PythonDocstrings, PythonSource
-from experiments.data.text import prepare_text
+from experiments.data.text import cut, prepare_text
 from experiments.data.tokenizer import BytePairEncoding, HubTokenizer, PlainBytes, encode_documents
 from experiments.data.web_bible import HELD_OUT_BOOKS, WebBible
 from experiments.runs.artifacts import ArtifactStore
@@ -124,14 +124,15 @@ def test_preparing_twice_from_nothing_gives_the_same_bytes(stories, tmp_path):
             assert one.artifact.files[name] == other.artifact.files[name]
 
 
-def test_progress_counts_documents_up_to_the_total(stories, tmp_path):
+def test_progress_counts_characters_up_to_the_total(stories, tmp_path):
     reports = []
     prepare_corpus(
         ArtifactStore(tmp_path / "store"), stories, PlainBytes(), progress=lambda *report: reports.append(report)
     )
-    assert reports[-1] == (20, 20)
+    total = sum(map(len, (document.text for document in stories.documents())))
+    assert reports[-1] == (total, total)
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
-    assert {total for _, total in reports} == {20}
+    assert {whole for _, whole in reports} == {total}
 
 
 def test_large_vocabularies_use_four_bytes(stories, tmp_path):
@@ -156,6 +157,16 @@ def test_long_documents_encode_in_pieces_as_they_do_whole(piece_tokenizer, text,
     assert "".join(pieces) == text
     whole = encode_documents(piece_tokenizer, [text])[0]
     assert [token for ids in encode_documents(piece_tokenizer, pieces) for token in ids] == whole
+
+
+def test_a_word_without_end_is_cut_whatever_pieces_it_comes_in():
+    word, parts = "a" * 95 + " b", []
+    for start in range(0, len(word), 7):
+        *done, rest = cut(("" if not parts else parts.pop()) + word[start : start + 7], 20, gap=10)
+        parts += [*done, rest]
+    assert parts == cut(word, 20, gap=10)
+    assert "".join(parts) == word
+    assert max(map(len, parts)) <= 30
 
 
 @pytest.fixture(scope="module")

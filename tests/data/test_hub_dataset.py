@@ -90,7 +90,7 @@ def test_rows_are_joined_up_to_the_next_beginning_of_a_document(tmp_path):
 
 
 def test_missing_column_names_the_columns(parquet_file):
-    with pytest.raises(ValueError, match=r"no 'text': set data.text_field to one of id, story"):
+    with pytest.raises(ValueError, match=r"no 'text': set data.text_field to one of id .int64., story .string."):
         texts(HubDataset("parquet", data_files=parquet_file))
 
 
@@ -102,7 +102,7 @@ def test_missing_column_is_named_when_streaming_json(tmp_path, streaming):
 
 
 def test_rows_that_are_no_text_are_named(parquet_file):
-    with pytest.raises(ValueError, match="row 0: 'id' holds int instead of text"):
+    with pytest.raises(ValueError, match="row 1: 'id' holds int instead of text"):
         texts(HubDataset("parquet", data_files=parquet_file, text_field="id"))
 
 

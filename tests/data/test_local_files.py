@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.data.local_files import LocalFiles
-from experiments.data.text import choose_held_out, cut_tail, prepare_text
+from experiments.data.text import LEAST_TAIL, choose_held_out, cut_before, prepare_text
 from experiments.runs.artifacts import ArtifactStore
 
 TEXTS = [f"This is story number {n}: " + "and then? " * (n % 7) + "The end — 終." for n in range(40)]
@@ -69,26 +69,32 @@ def test_equal_texts_are_never_on_both_sides(tmp_path):
 
 
 @given(
-    st.dictionaries(st.binary(min_size=16, max_size=16), st.integers(1, 1000), min_size=2, max_size=50),
+    st.dictionaries(st.binary(min_size=16, max_size=16), st.integers(1, 100_000), min_size=2, max_size=50),
     st.floats(0.01, 0.99),
 )
-def test_the_held_out_share_is_kept_when_any_document_fits(lengths, fraction):
-    chosen = choose_held_out(lengths, fraction)
-    assert chosen
-    total = sum(lengths[key] for key in chosen)
-    assert total <= fraction * sum(lengths.values()) or chosen == {min(lengths, key=lambda k: (lengths[k], k))}
-
-
-@given(st.text(min_size=2), st.floats(0.01, 0.99))
-def test_a_single_document_loses_nothing_when_its_tail_is_cut(text, fraction):
-    try:
-        head, tail = cut_tail(text, fraction)
-    except ValueError as error:
-        assert "too short" in str(error)  # noqa: PT017
+def test_the_held_out_share_is_near_the_one_asked_for_when_documents_allow_it(lengths, fraction):
+    chosen, share = choose_held_out(lengths, fraction)
+    total, asked = sum(lengths[key] for key in chosen), fraction * sum(lengths.values())
+    long = [characters for characters in lengths.values() if fraction * characters >= LEAST_TAIL]
+    if share:
+        ends = share * sum(long)
+        assert total + ends <= asked * (1 + 1e-9)
+        assert total + ends == pytest.approx(asked) or share == 0.5
+    elif long:
+        assert asked / 2 <= total <= asked
     else:
-        assert head + tail == text
-        assert head.strip()
-        assert tail.strip()
+        assert chosen
+        assert total <= asked or chosen == {min(lengths, key=lambda k: (lengths[k], k))}
+
+
+@given(st.text(min_size=2), st.integers(-2, 20))
+def test_nothing_is_lost_where_a_text_is_cut(text, place):
+    head, tail = cut_before(text, place)
+    assert head + tail == text
+    if 0 < place < len(text):
+        assert head.strip() or not tail
+    else:
+        assert not head or not tail
 
 
 def test_the_tail_of_a_single_document_is_held_out_at_white_space(tmp_path):
@@ -136,20 +142,28 @@ def refuse(tmp_path, content, name, message, **options):
     ("content", "name", "message"),
     [
         (b"caf\xe9 is latin-1", "a.txt", r"a.txt is not UTF-8 .* at byte 3"),
-        (b'{"text": "fine"}\n{"text": "caf\xe9"}', "a.jsonl", "a.jsonl is not UTF-8"),
+        (b'{"text": "fine"}\n{"text": "caf\xe9"}', "a.jsonl", "a.jsonl line 2 is not UTF-8"),
         (b"", "a.txt", "corpus local is empty"),
         (b" \n \n", "a.txt", "corpus local is empty"),
         (b"", "a.jsonl", "corpus local is empty"),
         (b"x", "a.txt", "too short"),
         (b'{"text": "fine"}\n{"text": ', "a.jsonl", "a.jsonl line 2 is not JSON"),
         (b'["fine"]', "a.jsonl", "line 1 is no JSON object"),
-        (b'{"body": "fine", "id": 3}', "a.jsonl", "line 1 has no 'text': set data.text_field to one of body, id"),
+        (
+            b'{"body": "fine", "id": 3}',
+            "a.jsonl",
+            "line 1 has no 'text': set data.text_field to one of body .str., id .int",
+        ),
         (b'{"text": 7}', "a.jsonl", "line 1: 'text' holds int instead of text"),
         (b'{"text": "a \\ud800 b"}', "a.jsonl", "half a surrogate pair at character 2"),
         (b"no parquet", "a.parquet", "a.parquet is no readable parquet file"),
-        ({"body": ["a"], "id": [1]}, "a.parquet", "has no 'text': set data.text_field to one of body, id"),
-        ({"text": ["a", None]}, "a.parquet", "row 1: 'text' holds NoneType instead of text"),
-        ({"text": [1, 2]}, "a.parquet", "row 0: 'text' holds int instead of text"),
+        (
+            {"body": ["a"], "id": [1]},
+            "a.parquet",
+            "has no 'text': set data.text_field to one of body .string., id .int64",
+        ),
+        ({"text": ["a", None]}, "a.parquet", "row 2: 'text' is null"),
+        ({"text": [1, 2]}, "a.parquet", "row 1: 'text' holds int instead of text"),
         (b"text", "a.docx", r"docx is not one of .txt, .jsonl, .parquet"),
     ],
 )
