@@ -144,12 +144,12 @@ def differences(command: Command, config: DictConfig) -> dict[str, Any]:
 
 
 def config_groups() -> dict[str, list[str]]:
-    """Config groups and their options, as the folders of conf/ have them."""
+    """Config groups and their options, as the folders of conf/ have them; an option may lie deeper: `set/option`."""
     groups: dict[str, list[str]] = {}
     for path in sorted(CONF_DIRECTORY.rglob("*.yaml")):
-        group = path.parent.relative_to(CONF_DIRECTORY).as_posix()
-        if group != "." and not group.startswith("hydra/"):  # launchers: plug-ins add more of them
-            groups.setdefault(group, []).append(path.stem)
+        group, *option = path.relative_to(CONF_DIRECTORY).with_suffix("").parts
+        if option and group != "hydra":  # launchers: plug-ins add more of them
+            groups.setdefault(group, []).append("/".join(option))
     return groups
 
 
@@ -185,11 +185,16 @@ def _check_keys(parsed: list[Override], composed: DictConfig) -> None:
         key = override.key_or_group
         if key in groups or key in known or key.startswith("hydra"):
             continue
-        parent = OmegaConf.select(composed, key.rsplit(".", 1)[0]) if "." in key else None
-        if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
+        if is_free_mapping(composed, key) or is_free_mapping(composed, key.rpartition(".")[0]):
             continue  # a free mapping takes any key
         names = [*known, *(group for group in groups if OmegaConf.select(composed, group) is not None)]
         raise UserError(f"unknown setting {key}.{suggestion(key, names)} (--cfg job prints all)")
+
+
+def is_free_mapping(composed: DictConfig, key: str) -> bool:
+    """Whether the setting is a mapping of any keys, such as the arguments of a function."""
+    node = OmegaConf.select(composed, key) if key else None
+    return isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict
 
 
 def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> DictConfig:
@@ -206,6 +211,13 @@ def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> 
             keys = _compose(command, without, hydra=True).hydra.launcher
             known = [f"hydra.launcher.{key}" for key in keys]
             raise UserError(f"{other[1]} is no setting of this launcher.{suggestion(other[1], known)}") from error
+        if other and any(text.startswith(f"{other[1]}=") for text in overrides) and "." in other[1]:
+            without = [text for text in overrides if not text.startswith(f"{other[1]}=")]
+            base = _compose(command, without)
+            if is_free_mapping(base, other[1]):
+                raise UserError(f"{other[1]} is a mapping: add its keys one by one, +{other[1]}.name=value") from error
+            if is_free_mapping(base, other[1].rpartition(".")[0]):
+                raise UserError(f"{other[1]} is a new key of a mapping: write +{other[1]}=...") from error
         if other and overrides:  # a group of other commands
             keys = flatten(plain(_compose(command, [])))
             known = [*keys, *(key.split(".")[0] for key in keys)]

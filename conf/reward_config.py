@@ -20,6 +20,7 @@ from experiments.rewards.ensemble import Combination
 from experiments.rewards.families import RewardFamily
 from experiments.rewards.graded_truth import BadProperty
 from experiments.rewards.normalisation import Normalisation
+from experiments.runs.user_code import UserFunction
 
 REWARD_DIRECTORY = Path(__file__).resolve().parent / "reward"
 
@@ -178,6 +179,28 @@ class HubRewardConfig:
 
 
 @dataclass
+class PythonRewardConfig:
+    """A function of your own, or a class with `__call__`: from a list of outputs to numbers."""
+
+    function: str = ""  # file.py:name
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the function or the class
+    workers: int = limited(0, at_least=0)  # processes that call it; 0: this one
+    seconds: float | None = limited(None, above=0)  # limit for the outputs of one step; needs workers
+    most_unscored: float = limited(0.1, at_least=0, at_most=1)  # share of None above which a run stops
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not self.workers:
+            raise ValueError(
+                f"reward.python.seconds={self.seconds:g} needs reward.python.workers of 1 or more: a function cannot "
+                "be stopped in the process of the run"
+            )
+
+    def user_function(self) -> UserFunction:
+        """ValueError where there is none of this name."""
+        return UserFunction.named("reward.python.function", self.function, self.arguments)
+
+
+@dataclass
 class RewardConfig:
     """One reward model. Knobs of other families than the chosen one are ignored."""
 
@@ -199,8 +222,12 @@ class RewardConfig:
     trained: TrainedRewardConfig = field(default_factory=TrainedRewardConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     hub: HubRewardConfig = field(default_factory=HubRewardConfig)
+    python: PythonRewardConfig = field(default_factory=PythonRewardConfig)
 
     def __post_init__(self) -> None:
+        if self.family is RewardFamily.python:
+            function = self.python.user_function()
+            self.name = self.name or function.name
         if not self.name or any(character in self.name for character in "/\\\n"):
             raise ValueError(f"reward.name={self.name!r}: must be a plain word, as it names columns and files")
         if self.family is RewardFamily.ensemble and len(self.ensemble.members) < 2:

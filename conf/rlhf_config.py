@@ -18,7 +18,7 @@ from conf.limits import limited
 from conf.policy_gradient_config import PolicyGradientConfig
 from conf.reward_config import REWARD_DIRECTORY, RewardConfig, named_reward
 from conf.run_config import RunConfig
-from conf.task_config import TaskConfig
+from conf.task_config import TaskConfig, TaskKind
 from conf.train_config import TrainConfig
 from experiments.data.hub_rows import HubRows
 from experiments.rewards.families import RewardFamily
@@ -107,6 +107,8 @@ class PolicyTaskConfig(TrainConfig):
         if data.path:
             rows = HubRows(data.path, data_files=data.data_files)
             task_files = [*rows.local_files(), *local_files(self.task.scorer.path)]
+        if self.task.kind is TaskKind.python:
+            task_files += self.task.python.user_function().files()
         return [*super().input_files(), *local_files(self.policy.path), *task_files]
 
     def reward_files(self, rewards: Sequence[RewardConfig | str]) -> list[Path]:
@@ -118,6 +120,8 @@ class PolicyTaskConfig(TrainConfig):
             reward = named_reward(entry) if isinstance(entry, str) else entry
             if reward.family is RewardFamily.hub:
                 files += local_files(reward.hub.path)
+            elif reward.family is RewardFamily.python:
+                files += reward.python.user_function().files()
             elif reward.family is RewardFamily.ensemble:
                 files += self.reward_files(reward.ensemble.members)
         return files

@@ -8,6 +8,7 @@ from typing import Any
 
 from conf.limits import limited
 from conf.reward_config import HubRewardConfig
+from experiments.runs.user_code import UserFunction
 from experiments.tasks.constraint_checks import constraint_named
 
 
@@ -19,6 +20,7 @@ class TaskKind(StrEnum):
     reasoning = "reasoning"
     enumerable = "enumerable"
     preference = "preference"
+    python = "python"  # a function of the user's own
 
 
 @dataclass
@@ -48,6 +50,7 @@ class DatasetConfig:
     prompt: str = "prompt"  # columns: texts, or lists of messages with roles
     chosen: str | None = "chosen"  # null, and rejected too: a data set of prompts only
     rejected: str | None = "rejected"
+    facts: list[str] = field(default_factory=list)  # further columns that task.python.function reads
     plain_format: str = "[USER] {} [ASSISTANT] "  # for policies without a chat template (good-teacher paper, F.1)
 
 
@@ -58,6 +61,18 @@ class ReasoningConfig:
     dataset: str = "chain_sum"
     arguments: dict[str, Any] = field(default_factory=dict)  # of the data set, such as max_terms: 2
     plain_format: str = "{}\n"  # for policies without a chat template: as in data=reasoning
+
+
+@dataclass
+class PythonTaskConfig:
+    """A function of your own that scores completions."""
+
+    function: str = ""  # file.py:name
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the function or the class
+
+    def user_function(self) -> UserFunction:
+        """ValueError where there is none of this name."""
+        return UserFunction.named("task.python.function", self.function, self.arguments)
 
 
 @dataclass
@@ -81,6 +96,7 @@ class TaskConfig:
     reasoning: ReasoningConfig = field(default_factory=ReasoningConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scorer: HubRewardConfig = field(default_factory=HubRewardConfig)  # preference: the ground truth
+    python: PythonTaskConfig = field(default_factory=PythonTaskConfig)
 
     def __post_init__(self) -> None:
         if self.fluency_weight and self.kind not in (TaskKind.sentiment, TaskKind.constraints):
@@ -88,6 +104,8 @@ class TaskConfig:
                 f"task.fluency_weight={self.fluency_weight}: must be 0 with task.kind={self.kind}; only "
                 "sentiment and constraints have a fluency term"
             )
+        if self.kind is TaskKind.python:
+            self.python.user_function()
         if self.kind is TaskKind.preference:
             self._require_path("dataset", self.dataset.path, "HuggingFaceH4/ultrafeedback_binarized, or a .jsonl file")
             self._require_path("scorer", self.scorer.path, "a sequence-classification model of transformers")
@@ -95,7 +113,8 @@ class TaskConfig:
     @property
     def continues_text(self) -> bool:
         """Whether prompts are beginnings of the corpus's sentences, rather than questions or instructions."""
-        return self.kind is TaskKind.sentiment or (self.kind is TaskKind.constraints and not self.dataset.path)
+        kinds = (TaskKind.constraints, TaskKind.python)
+        return self.kind is TaskKind.sentiment or (self.kind in kinds and not self.dataset.path)
 
     def _require_path(self, setting: str, path: str | None, example: str) -> None:
         if not path:

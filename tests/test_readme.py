@@ -69,6 +69,7 @@ NEEDS_MORE = (
     "submitit_slurm",
     "launcher=ray",
     "sweeper=optuna",
+    "my_rewards.py:shortness,",  # two runs of what the lines before it run
 )
 
 
@@ -102,12 +103,17 @@ def test_a_command_of_the_documents_runs(line, rl_exp, tmp_path, prepared_output
     shutil.copy(ROOT / "README.md", tmp_path / "my_texts" / "one.txt")
     (problem,) = re.findall(r"```yaml\n(# my_problem.yaml.*?)```", TEXT, re.S)
     (tmp_path / "my_problem.yaml").write_text(problem)
+    for code in re.findall(r"```python\n(# my_\w+\.py\n.*?)```", TEXT, re.S):
+        (tmp_path / code.splitlines()[0].removeprefix("# ")).write_text(code)
     if words[0] == "report":
         result = rl_exp(*words, "--output-dir", str(prepared_outputs))
     else:
         planned = any(word.startswith("mode=plan") for word in words)  # measures nothing: quick at any size
+        tiny = ["tracking.mode=disabled"] if planned else TINY.get(words[0], [])
+        if "task=python" in words:
+            tiny = [word for word in tiny if not word.startswith(("task.prompts", "probe.prompts"))]
         words += [
-            *(["tracking.mode=disabled"] if planned else TINY.get(words[0], [])),
+            *tiny,
             f"output_dir={prepared_outputs}",
         ]
         if "--summary" in words:  # of a sweep that has something to summarise, whichever test came first

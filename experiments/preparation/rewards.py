@@ -13,6 +13,7 @@ from experiments.rewards.ensemble import Ensemble
 from experiments.rewards.families import RewardFamily, synthetic_reward
 from experiments.rewards.hub_reward import HubReward, SequenceClassifierScorer
 from experiments.rewards.prompt_constants import with_prompt_spread
+from experiments.rewards.python_reward import PythonReward
 from experiments.rewards.reward import Reward
 from experiments.rewards.trained import TrainedReward
 from experiments.tasks.task import Prompt, Task
@@ -55,6 +56,16 @@ def _reward(setup: Setup, settings: RewardConfig) -> Reward:
     elif family is RewardFamily.hub:
         scorer = SequenceClassifierScorer(**settings.hub.values(), device=setup.policy.model.device)
         reward = HubReward(settings.name, scorer)
+    elif family is RewardFamily.python:
+        python, function = settings.python, settings.python.user_function()
+        setup.run.keep_code(function.files())
+        reward = PythonReward(
+            settings.name,
+            function,
+            workers=python.workers,
+            seconds=python.seconds,
+            most_unscored=python.most_unscored,
+        )
     else:
         spread = getattr(setup.task, "spread", None)
         reward = synthetic_reward(

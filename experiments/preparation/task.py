@@ -21,6 +21,7 @@ from experiments.tasks.fluency import FluencyTerm
 from experiments.tasks.preference import PreferenceTask
 from experiments.tasks.prompt_set import PolicyTokenizer, PromptOptions, PromptSet
 from experiments.tasks.prompt_spread import PromptSpread
+from experiments.tasks.python_task import PythonTask, listed_prompt_set
 from experiments.tasks.reasoning import prepare_reasoning
 from experiments.tasks.sentiment import SentimentTask
 from experiments.tasks.task import Floats, Task
@@ -75,6 +76,13 @@ def prepare_task(config: PolicyTaskConfig, run: Run, policy: Policy, like: Task 
             else:
                 prompts = _corpus_prompts(config, run, tokenizer, options)
             return ConstraintsTask(prompts, credit, spread, _fluency(task, policy))
+        case TaskKind.python:
+            function = task.python.user_function()
+            run.keep_code(function.files())
+            listed = listed_prompt_set(function, tokenizer, options, task.dataset.plain_format)
+            if listed is None and task.dataset.path:
+                listed = _dataset_prompts(task, tokenizer, options)
+            return PythonTask(listed or _corpus_prompts(config, run, tokenizer, options), function, spread)
         case TaskKind.sentiment:
             prompts = _corpus_prompts(config, run, tokenizer, options)
             return SentimentTask(prompts, spread, _fluency(task, policy))
@@ -113,7 +121,7 @@ def _dataset_prompts(
         HubRows(data.path or "", data.subset, data.split, data.data_files, data.revision, setting="task.dataset"),
         tokenizer,
         options,
-        fields=Fields(data.prompt, data.chosen, data.rejected),
+        fields=Fields(data.prompt, data.chosen, data.rejected, tuple(data.facts)),
         instruction=instruction,
         plain_format=data.plain_format,
     )

@@ -28,6 +28,7 @@ class RewardFamily(StrEnum):
     trained = "trained"  # a Bradley-Terry reward model
     ensemble = "ensemble"
     hub = "hub"  # any sequence-classification model of transformers
+    python = "python"  # a function of the user's own
 
 
 def synthetic_reward(

@@ -19,7 +19,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -241,6 +241,13 @@ class Run:
         """Write a text file into the run directory, whole or not at all."""
         write_text(self.directory / name, text)
         return self.directory / name
+
+    def keep_code(self, files: Sequence[Path]) -> None:
+        """Copies of the user's own modules that this run calls, in `code/`."""
+        for file in files:
+            target = self.directory / "code" / file.name
+            target.parent.mkdir(exist_ok=True)
+            write_text(target, file.read_text(encoding="utf-8"))
 
     def add_to_manifest(self, **facts: Any) -> None:
         """Record facts that became known during the run: data fingerprints, device, parameters."""

@@ -33,6 +33,7 @@ class Fields:
     prompt: str = "prompt"
     chosen: str | None = "chosen"  # None: a data set of prompts only
     rejected: str | None = "rejected"
+    facts: tuple[str, ...] = ()  # further columns, for the ground truth
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Row:
 
     question: str
     pair: tuple[str, str] | None  # preferred, rejected
+    facts: dict[str, Any]
 
 
 def dataset_prompt_set(
@@ -76,8 +78,8 @@ def dataset_prompt_set(
         if len(tokens) > options.longest_prompt or longest_response > options.max_new_tokens:
             too_long += 1
             continue
-        facts = {} if row.pair is None else {"chosen": row.pair[0], "rejected": row.pair[1]}
-        found[text] = Prompt(len(found), text, tuple(tokens), facts)
+        pair = {} if row.pair is None else {"chosen": row.pair[0], "rejected": row.pair[1]}
+        found[text] = Prompt(len(found), text, tuple(tokens), row.facts | pair)
         if len(found) == options.prompts:
             break
     else:
@@ -93,7 +95,7 @@ def dataset_prompt_set(
         recipe={
             "format": FORMAT,
             "rows": rows.recipe(),
-            "fields": [fields.prompt, fields.chosen, fields.rejected],
+            "fields": [fields.prompt, fields.chosen, fields.rejected, *fields.facts],
             "tokenizer": policy.address,
             "prompts": options.prompts,
             "max_new_tokens": options.max_new_tokens,
@@ -150,12 +152,13 @@ def _row_of(values: Mapping[str, Any], fields: Fields) -> Row | None:
     question = _said(values[fields.prompt], "user")
     if question is None:
         return None
+    facts = {name: values[name] for name in fields.facts}
     if fields.chosen is None or fields.rejected is None:
-        return Row(question, None)
+        return Row(question, None, facts)
     chosen, rejected = (_said(values[name], "assistant") for name in (fields.chosen, fields.rejected))
     if chosen is None or rejected is None or chosen == rejected:
         return None
-    return Row(question, (chosen, rejected))
+    return Row(question, (chosen, rejected), facts)
 
 
 def _said(value: Any, role: str) -> str | None:
@@ -174,9 +177,10 @@ def _said(value: Any, role: str) -> str | None:
 def _require_fields(fields: Fields, present: Sequence[str], rows: HubRows) -> None:
     if (fields.chosen is None) != (fields.rejected is None):
         raise ValueError("task.dataset.chosen and task.dataset.rejected belong together: name both, or null for none")
-    for setting, name in (("prompt", fields.prompt), ("chosen", fields.chosen), ("rejected", fields.rejected)):
+    named = [("prompt", fields.prompt), ("chosen", fields.chosen), ("rejected", fields.rejected)]
+    for setting, name in [*named, *(("facts", name) for name in fields.facts)]:
         if name is not None and name not in present:
             raise ValueError(
                 f"{rows.path} has no column {name!r}: set task.dataset.{setting} to one of {', '.join(present)}"
-                + ("" if setting == "prompt" else ", or chosen and rejected to null")
+                + ("" if setting in ("prompt", "facts") else ", or chosen and rejected to null")
             )

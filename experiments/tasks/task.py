@@ -60,6 +60,17 @@ class Outputs:
         )
 
 
+@dataclass(frozen=True)
+class Output:
+    """One completion, as functions of the user's own see it."""
+
+    prompt: str
+    facts: Mapping[str, Any]  # what the task knows of the prompt, such as `answer`
+    text: str  # the completion without special tokens
+    tokens: tuple[int, ...]
+    finished: bool  # whether a stop token came
+
+
 class Task(Protocol):
     """Prompts and a ground truth."""
 
