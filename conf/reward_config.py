@@ -251,17 +251,27 @@ class RewardConfig:
 
 
 def reward_names() -> list[str]:
-    """The named arms."""
-    return sorted(path.stem for path in REWARD_DIRECTORY.glob("*.yaml"))
+    """The named arms; `python` needs a function, and is not one."""
+    return sorted(path.stem for path in REWARD_DIRECTORY.glob("*.yaml") if path.stem != RewardFamily.python)
+
+
+def is_user_function(name: str) -> bool:
+    """Whether a list of rewards names a function of the user's own: `my_rewards.py:shortness`."""
+    return name.rpartition(":")[0].endswith(".py")
 
 
 def named_reward(name: str) -> RewardConfig:
-    """The arm of conf/reward/<name>.yaml. ValueError with a suggestion where there is none."""
+    """The arm of conf/reward/<name>.yaml, or a function of the user's own. ValueError where there is none."""
     from conf.compose import suggestion
 
+    if is_user_function(name):
+        return RewardConfig(name="", family=RewardFamily.python, python=PythonRewardConfig(function=name))
     names = reward_names()
     if name not in names:
-        raise ValueError(f"reward {name!r} does not exist: use one of {', '.join(names)}.{suggestion(name, names)}")
+        raise ValueError(
+            f"reward {name!r} does not exist: use one of {', '.join(names)}, or a function of your own such as "
+            f"my_rewards.py:shortness.{suggestion(name, names)}"
+        )
     path = REWARD_DIRECTORY / f"{name}.yaml"
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RewardConfig), OmegaConf.load(path))

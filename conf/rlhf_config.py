@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 
 from conf.limits import limited
 from conf.policy_gradient_config import PolicyGradientConfig
-from conf.reward_config import REWARD_DIRECTORY, RewardConfig, named_reward
+from conf.reward_config import REWARD_DIRECTORY, RewardConfig, is_user_function, named_reward
 from conf.run_config import RunConfig
 from conf.task_config import TaskConfig, TaskKind
 from conf.train_config import TrainConfig
@@ -115,7 +115,7 @@ class PolicyTaskConfig(TrainConfig):
         """The files of reward models: those of conf/reward/ that are only named, and folders of hub models."""
         files: list[Path] = []
         for entry in rewards:
-            if isinstance(entry, str):
+            if isinstance(entry, str) and not is_user_function(entry):
                 files.append(REWARD_DIRECTORY / f"{entry}.yaml")
             reward = named_reward(entry) if isinstance(entry, str) else entry
             if reward.family is RewardFamily.hub:

@@ -9,7 +9,10 @@ from conf.compose import UserError, config_groups, plan_jobs, typed
 from conf.task_config import TaskKind
 from experiments.tasks.constraint_checks import constraint_named
 
-COMPANIONS = {"preference": ["task.dataset.path=pairs.jsonl", "task.scorer.path=model"]}
+COMPANIONS = {
+    "preference": ["task.dataset.path=pairs.jsonl", "task.scorer.path=model"],
+    "python": [f"task.python.function={__file__}:composed"],
+}
 KINDS = {"ultrafeedback": TaskKind.preference, "ifbench": TaskKind.constraints}
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from rlhf_cases import only_run, tiny_rlhf
+from rlhf_cases import metric_rows, only_run, tiny_rlhf
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "your_own.md").read_text(encoding="utf-8")
 
@@ -31,6 +31,7 @@ def test_own_task_and_reward_train_are_logged_and_change_the_run_id(rl_exp, fold
         "reward=python",
         "reward.python.function=my_rewards.py:shortness",
         "+reward.python.arguments.scale=2",
+        "other_rewards=[my_rewards.py:Vowels]",
     ]
     result = rl_exp("rlhf", *words)
     assert result.exit_code == 0, result.output
@@ -38,6 +39,7 @@ def test_own_task_and_reward_train_are_logged_and_change_the_run_id(rl_exp, fold
     summary = json.loads((run / "summary.json").read_text())
     assert summary["arm"] == "shortness"
     assert "probe/part/finished" in summary
+    assert any("Vowels" in name for row in metric_rows(run) for name in row)
     assert {path.name for path in (run / "code").iterdir()} == {"my_rewards.py", "my_task.py"}
     assert "finished already" in " ".join(rl_exp("rlhf", *words).output.split())
     for name in ("my_rewards.py", "my_task.py"):
