@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import io
 import logging
 import os
@@ -62,14 +63,25 @@ def main() -> None:
         try:
             sys.stdout.flush()
         except OSError as error:  # a full disk behind `rl-exp ... > file`
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _drop_stdout(error)
             if not isinstance(error, BrokenPipeError):
-                typer.echo(f"error: stdout cannot be written ({error.strerror})", err=True)
                 raise SystemExit(end.code or 1) from None
         if launched_by_torchrun() is None:
             raise
         _leave_without_teardown(end.code)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _drop_stdout(error)
+        raise SystemExit(1) from None
+
+
+def _drop_stdout(error: OSError) -> None:
+    """Say that it cannot be written, and keep the interpreter's end from trying again."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if not isinstance(error, BrokenPipeError):
+        typer.echo(f"error: stdout cannot be written ({error.strerror})", err=True)
 
 
 def _leave_without_teardown(code: str | int | None) -> NoReturn:

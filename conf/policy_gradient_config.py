@@ -54,6 +54,12 @@ class PolicyGradientConfig:
                 "completions of a step"
             )
 
+        if self.sequence_ratio and self.loss_denominator is not LossDenominator.sequences:
+            raise ValueError(
+                f"policy_gradient.loss_denominator={self.loss_denominator}: divides a sum over tokens, but with "
+                "sequence_ratio=true a sequence has one ratio: use loss_denominator=sequences or sequence_ratio=false"
+            )
+
     @property
     def completions_per_step(self) -> int:
         """Rollouts of one step."""

@@ -8,21 +8,11 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from experiments.runs.files import finite, naming
 
 logger = logging.getLogger(__name__)
-
-
-class MetricSink(Protocol):
-    """Where rows of metrics go."""
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Record one row."""
-
-    def close(self, *, exit_code: int, summary: Mapping[str, Any]) -> None:
-        """Finish; nothing may be written afterwards."""
 
 
 class JsonlSink:

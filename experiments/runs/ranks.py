@@ -108,31 +108,19 @@ class TorchRanks(Ranks):
 
     def broadcast(self, value: Any = None) -> Any:
         """See `Ranks`."""
-        import torch
         import torch.distributed as dist
 
-        content = json.dumps(value).encode() if self.is_first else b""
-        length = torch.tensor([len(content)])
-        dist.broadcast(length, src=0)
-        text = torch.frombuffer(bytearray(content), dtype=torch.uint8) if self.is_first else None
-        if text is None:
-            text = torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(text, src=0)
-        return json.loads(bytes(text.tolist()))
+        text = [json.dumps(value) if self.is_first else None]
+        dist.broadcast_object_list(text, src=0)
+        return json.loads(str(text[0]))
 
     def gather(self, value: Any) -> list[Any]:
         """See `Ranks`."""
-        import torch
         import torch.distributed as dist
 
-        content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([len(content)]))
-        padded = torch.zeros(max(map(int, lengths)), dtype=torch.uint8)
-        padded[: len(content)] = content
-        contents = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(contents, padded)
-        return [json.loads(bytes(each[: int(length)].tolist())) for each, length in zip(contents, lengths, strict=True)]
+        texts = [""] * self.size
+        dist.all_gather_object(texts, json.dumps(value))
+        return [json.loads(text) for text in texts]
 
     def barrier(self) -> None:
         """See `Ranks`."""

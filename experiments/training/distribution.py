@@ -10,8 +10,9 @@ is distributed. Engines: torch's DistributedDataParallel and fully_shard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -27,68 +28,54 @@ from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.ranks import Ranks
 
 
+@dataclass(frozen=True)
 class DistributedModel:
-    """One rank alone: the model's own loss and gradients."""
+    """How one rank computes the loss, and when its gradients are averaged over the ranks.
 
-    def __init__(self, model: RlExpForCausalLM, *, compiled: bool = False) -> None:
-        self.loss: Callable[..., Tensor] = torch.compile(model.loss) if compiled else model.loss
+    `loss` takes inputs, targets [B, T] and document_ids. `gradients_meet(now)` stands around a forward and backward
+    pass: where `now`, the gradients so far are averaged in it.
+    """
 
-    @contextmanager
-    def gradients_meet(self, now: bool) -> Iterator[None]:
-        """Around a forward and backward pass: whether the gradients so far are averaged over the ranks in it."""
-        yield
-
-
-class ReplicatedModel(DistributedModel):
-    """Every rank holds the whole model; gradients are averaged during the backward pass (DDP)."""
-
-    def __init__(self, model: RlExpForCausalLM, *, compiled: bool = False) -> None:
-        self._replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        self._forward: Callable[..., Any] = torch.compile(self._replica) if compiled else self._replica
-        self.loss = self._loss
-
-    def _loss(self, inputs: Tensor, targets: Tensor, document_ids: Tensor | None = None) -> Tensor:
-        # DDP has to see the pass go through `forward`.
-        output = self._forward(input_ids=inputs, targets=targets, document_ids=document_ids, return_dict=False)
-        return cast(Tensor, output[0])
-
-    @contextmanager
-    def gradients_meet(self, now: bool) -> Iterator[None]:
-        """See `DistributedModel`."""
-        if now:
-            yield
-            return
-        with self._replica.no_sync():
-            yield
-
-
-class ShardedModel(DistributedModel):
-    """Every rank holds its part of each weight, gradient and optimizer state (`shard`)."""
-
-    def __init__(self, model: RlExpForCausalLM, ranks: Ranks, *, compiled: bool = False) -> None:
-        if compiled:
-            for block in model.decoder.blocks:
-                block.compile()
-        shard(model, ranks)
-        self._model = model
-        self.loss = model.loss
-
-    @contextmanager
-    def gradients_meet(self, now: bool) -> Iterator[None]:
-        """See `DistributedModel`."""
-        cast(FSDPModule, self._model).set_requires_gradient_sync(now)
-        yield
+    loss: Callable[..., Tensor]
+    gradients_meet: Callable[[bool], AbstractContextManager[None]]
 
 
 def distribute(model: RlExpForCausalLM, ranks: Ranks, kind: str, *, compiled: bool = False) -> DistributedModel:
     """`model` over `ranks` as `kind` says, `ddp` or `fsdp`. All ranks call this with equal weights."""
     if ranks.size == 1:
-        return DistributedModel(model, compiled=compiled)
+        return DistributedModel(torch.compile(model.loss) if compiled else model.loss, lambda now: nullcontext())
     if kind == "ddp":
-        return ReplicatedModel(model, compiled=compiled)
+        return _replicated(model, compiled)
     if kind == "fsdp":
-        return ShardedModel(model, ranks, compiled=compiled)
+        return _sharded(model, ranks, compiled)
     raise ValueError(f"distribution={kind} is unknown: use ddp or fsdp")
+
+
+def _replicated(model: RlExpForCausalLM, compiled: bool) -> DistributedModel:
+    """Every rank holds the complete model; gradients are averaged during the backward pass (DDP)."""
+    replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    forward: Callable[..., Any] = torch.compile(replica) if compiled else replica
+
+    def loss(inputs: Tensor, targets: Tensor, document_ids: Tensor | None = None) -> Tensor:
+        # DDP has to see the pass go through `forward`.
+        output = forward(input_ids=inputs, targets=targets, document_ids=document_ids, return_dict=False)
+        return cast(Tensor, output[0])
+
+    return DistributedModel(loss, lambda now: nullcontext() if now else replica.no_sync())
+
+
+def _sharded(model: RlExpForCausalLM, ranks: Ranks, compiled: bool) -> DistributedModel:
+    """Every rank holds its part of each weight, gradient and optimizer state (`shard`)."""
+    if compiled:
+        for block in model.decoder.blocks:
+            block.compile()
+    shard(model, ranks)
+
+    def gradients_meet(now: bool) -> AbstractContextManager[None]:
+        cast(FSDPModule, model).set_requires_gradient_sync(now)
+        return nullcontext()
+
+    return DistributedModel(model.loss, gradients_meet)
 
 
 def shard(model: PreTrainedModel, ranks: Ranks) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -115,6 +116,6 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     optimizer.load_state_dict(state | {"state": values})
 
 
-def clip_gradients(model: nn.Module, limit: float) -> torch.Tensor:
+def clip_gradients(model: nn.Module, limit: float | None) -> torch.Tensor:
     """Scale the gradients to a norm of at most `limit`; returns the norm before. Non-finite norms are the caller's."""
-    return whole(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+    return whole(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf if limit is None else limit))

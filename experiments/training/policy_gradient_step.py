@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.ranks import Ranks
 from experiments.training.device import arithmetic
-from experiments.training.distribution import is_sharded, sum_gradients, whole
+from experiments.training.distribution import is_sharded, sum_gradients
 from experiments.training.log_probabilities import token_log_probabilities
+from experiments.training.optimizers import clip_gradients
 from experiments.training.policy_losses import policy_loss, sequence_weights
 
 TOKENS_AT_ONCE = 1024  # of one piece of a minibatch, prompts included: its activations stay near the processor
@@ -234,15 +235,12 @@ def finite_gradient_norm(model: nn.Module, loss: float, limit: float | None) -> 
 
     FloatingPointError where it or the loss is no finite number.
     """
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = float(whole(nn.utils.get_total_norm(gradients)))
+    norm = float(clip_gradients(model, limit))
     if not np.isfinite(norm) or not np.isfinite(loss):
         raise FloatingPointError(
             f"the policy's loss is {loss} and the norm of its gradient {norm}; the weights are those before this "
             "update: lower the learning rate or the scale of the reward, or set gradient_clip"
         )
-    if limit is not None and norm > limit:
-        torch._foreach_mul_(gradients, limit / norm)
     return norm
 
 
