@@ -206,6 +206,7 @@ def claims(
         for words in commands_of(run):
             _call([*words, f"output_dir={output_dir}"])
         names = [*(names or []), run.partition("/")[0]]
+    _say_what_is_not_installed(output_dir)
     entries = ledger(output_dir, list(dict.fromkeys(names or ())))
     document = [entry.as_dict() for entry in entries]
     if not names:
@@ -262,6 +263,7 @@ def figures(
     target = folder or output_dir / "report" / "figures"
     if target.resolve() in (Path.cwd(), output_dir.resolve()):
         fail(f"--folder {target} holds other files: choose a new folder for the figures")
+    _say_what_is_not_installed(output_dir)
     try:
         gathered, left_out = gather_figures(figure_places(output_dir), target)
     except OSError as error:
@@ -303,6 +305,7 @@ def html(
             fail(f"{target} is a folder: name a file with --page")
     except OSError as error:
         _fail_unwritten(target, error, "another file with --page")
+    _say_what_is_not_installed(output_dir)
     entries = ledger(output_dir)
     gallery, left_out = collect_figures(figure_places(output_dir, most_runs=10))
     for line in left_out:
@@ -312,6 +315,13 @@ def html(
         print(write_page(target, entries=entries, records=records, figures=gallery, sweeps=tables))
     except OSError as error:
         _fail_unwritten(target, error, "another file with --page")
+
+
+def _say_what_is_not_installed(output_dir: Path) -> None:
+    from experiments.report import where_published_results_are
+
+    if (line := where_published_results_are(output_dir)) is not None:
+        typer.echo(line, err=True)
 
 
 def _say_unwritten(path: Path, error: OSError) -> None:

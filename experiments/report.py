@@ -56,6 +56,16 @@ def entry(name: str, claim: ClaimConfig, output_dir: Path, records: dict[str, li
     )
 
 
+def where_published_results_are(output_dir: Path) -> str | None:
+    """One line for who has none of them, as outside of a checkout; None where they are found."""
+    if any(root.is_dir() for root in (output_dir / "reference", PUBLISHED)):
+        return None
+    return (
+        "the published results are not installed: they are in outputs/reference/ of a checkout of rl-exp; run this "
+        f"there, or copy that folder to {output_dir / 'reference'}"
+    )
+
+
 def commands_of(name: str) -> list[list[str]]:
     """The commands that make the evidence of `claim` or `claim/evidence`, without the leading `rl-exp`."""
     claim_name, _, only = name.partition("/")
