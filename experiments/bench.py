@@ -17,11 +17,11 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console, RenderableType
@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 OWN_MODEL = "name the model folder of a trained run, such as outputs/train/<run id>/model"
-PAPER_XL = {"hidden_size": 2048, "query_heads": 16, "head_dim": 128}
+PAPER_XL: dict[str, Any] = {"hidden_size": 2048, "query_heads": 16, "head_dim": 128}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def bench(config: BenchConfig, run: Run) -> dict[str, Any]:
         run.log(labels | measures, cell=number)
     if not run.ranks.is_first:
         return found.summary
-    document = {"command": "bench", "mode": config.mode, "run_id": run.id}
+    document: dict[str, Any] = {"command": "bench", "mode": config.mode, "run_id": run.id}
     document |= {"machine": found.machine, "rows": found.rows, **found.parts}
     run.add_to_manifest(machine=found.machine)
     run.write_json("results.json", document)
@@ -406,7 +406,7 @@ def measuring_gpu(config: BenchConfig) -> Gpu | None:
         raise ValueError(f"device={config.device.value}: {error}") from None
 
 
-def processor_record(ceilings: Sequence[Ceilings]) -> Row:
+def processor_record(ceilings: Iterable[Ceilings]) -> Row:
     """The processor's part of the record."""
     return {"ceilings": [asdict(ceiling) for ceiling in ceilings]}
 
@@ -458,9 +458,10 @@ def load_policy(folder: str) -> RlExpForCausalLM:
     """A trained run's model; the configuration has seen that there is one. Raises ValueError for models not of ours."""
     _policy_config(folder)
     with loading("bench.policy", folder, OWN_MODEL):
-        model, info = RlExpForCausalLM.from_pretrained(
+        loaded: Any = RlExpForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
+        model, info = cast("tuple[RlExpForCausalLM, dict[str, Any]]", loaded)
         refuse_missing_weights(info)
     return model.eval()
 

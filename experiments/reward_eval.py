@@ -189,7 +189,7 @@ def send_media(config: RewardEvalConfig, run: Run, rows: list[Row], figures: lis
     import wandb
 
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
+    table = wandb.Table(columns=[*columns], data=[[row.get(name) for name in columns] for row in rows])
     run.log_media({"reward_models": table} | {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
 
 

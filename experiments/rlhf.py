@@ -30,7 +30,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from conf.policy_gradient_config import PolicyGradientConfig
 from conf.rlhf_config import RlhfConfig, SignalProbes
-from conf.train_config import Distribution, Precision
 from experiments.preparation.policy import Policy, PolicyMaker
 from experiments.preparation.properties import initial_properties
 from experiments.preparation.rewards import prepare_rewards
@@ -43,6 +42,7 @@ from experiments.tasks.task import Prompt
 from experiments.teaching_signal.probe_signals import probe_signals
 from experiments.training.advantages import advantages, log_ratio_rounding
 from experiments.training.algorithms import KlPlace
+from experiments.training.choices import Distribution, Precision
 from experiments.training.log_probabilities import score_completions
 from experiments.training.policy_gradient_step import PolicyGradientBatch, update_policy
 from experiments.training.policy_state import PolicyState
@@ -284,7 +284,7 @@ def show_samples(run: Run, count: int, before: ProbeResult, after: ProbeResult) 
     run.console.print(text, markup=False, highlight=False, soft_wrap=True, end="")
     columns = ["prompt", "before", "after", "ground truth before", "ground truth after"]
     table = [[sample[name] for name in columns] for sample in samples]
-    run.log_media({"samples": wandb.Table(columns=columns, data=table)})
+    run.log_media({"samples": wandb.Table(columns=[*columns], data=table)})
 
 
 def save_policy(directory: Path, policy: Policy) -> None:

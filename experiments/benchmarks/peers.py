@@ -7,13 +7,14 @@ lets the forward pass be compiled, 20 to 30 s for every batch and length.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
 
 from ..models.configuration import RlExpConfig
+from ..models.grouped_query import GroupedQueryAttention
 from ..models.shapes import AttentionMechanism, AttentionShape, ModelShape
 from ..models.transformer import RlExpForCausalLM, build_model
 from .choices import Peer
@@ -56,7 +57,8 @@ def generate_with_peer(model: Any, peer: Peer, prompts: Tensor, new_tokens: int,
     options: dict[str, Any] = {}
     if peer in COMPILED_PEERS:
         compiled = CompileConfig(mode="default", fullgraph=False)
-        compiled._compile_all_devices = True  # transformers compiles on a CPU only when told so
+        # transformers compiles on a CPU only when told so, by an attribute that it declares as None
+        compiled._compile_all_devices = True  # type: ignore[assignment]
         options = {"cache_implementation": "static", "compile_config": compiled}
     return model.generate(
         prompts,
@@ -80,7 +82,7 @@ def llama_with_weights_of(model: RlExpForCausalLM) -> LlamaForCausalLM:
         LlamaConfig(
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,
-            intermediate_size=config.feed_forward_dim,
+            intermediate_size=config.model_shape().feed_forward_dim,
             num_hidden_layers=config.layers,
             num_attention_heads=config.query_heads,
             num_key_value_heads=config.key_value_heads,
@@ -93,10 +95,11 @@ def llama_with_weights_of(model: RlExpForCausalLM) -> LlamaForCausalLM:
     ).eval()
     weights = {"model.embed_tokens.weight": model.decoder.embedding.weight, "lm_head.weight": model.head.weight}
     weights["model.norm.weight"] = model.decoder.norm.weight
+    shape = config.model_shape().attention
+    widths = [heads * shape.head_dim for heads in (shape.query_heads, shape.key_value_heads, shape.key_value_heads)]
     for index, block in enumerate(model.decoder.blocks):
-        query, key, value = block.attention.input.weight.split(
-            [heads * config.head_dim for heads in (config.query_heads, config.key_value_heads, config.key_value_heads)]
-        )
+        attention = cast(GroupedQueryAttention, block.attention)
+        query, key, value = attention.input.weight.split(widths)
         gate, up = block.feed_forward.input.weight.chunk(2)
         parts = {
             "self_attn.q_proj": query,

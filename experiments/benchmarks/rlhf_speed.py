@@ -38,6 +38,7 @@ from experiments.reports.tables import Column, rich_table
 from experiments.runs.files import write_json
 from experiments.tasks.task import Prompt
 from experiments.training.advantages import advantages, reward_with_kl
+from experiments.training.algorithms import Advantage
 from experiments.training.log_probabilities import token_log_probabilities
 from experiments.training.policy_gradient_step import PolicyGradientBatch, update_policy
 from experiments.training.rollouts import EngineSampler
@@ -189,7 +190,7 @@ class OurSteps:
                 [prompt.tokens for prompt in rollouts.prompts],
                 rollouts.tokens,
                 old,
-                advantages(rewards.view(count, -1), "rloo" if in_reward else "grpo").flatten(),
+                advantages(rewards.view(count, -1), Advantage.rloo if in_reward else Advantage.grpo).flatten(),
                 None if in_reward else reference,
             ),
             generator=np.random.default_rng(self.steps),

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from experiments.benchmarks.peers import llama_with_weights_of, matched_model
 from experiments.reports.tables import Column, rich_table
@@ -102,7 +103,7 @@ def contenders(arguments: argparse.Namespace) -> list[Contender]:
                 forward = torch.compile(llama) if compiled else llama
 
                 # `labels` are shifted inside: one token more, so that as many are predicted.
-                def llama_loss(_inputs, _targets, forward=forward):
+                def llama_loss(_inputs: Tensor, _targets: Tensor, forward: Callable[..., Any] = forward) -> Tensor:
                     return forward(input_ids=tokens, labels=tokens).loss
 
                 name = f"transformers {mechanism}{suffix}"

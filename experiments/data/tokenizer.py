@@ -260,7 +260,7 @@ def with_special_tokens(tokenizer: Any) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     special = {"bos_token": END_OF_DOCUMENT, "eos_token": END_OF_DOCUMENT, "pad_token": PADDING}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def _byte_characters() -> list[str]:

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.causal_attention import causal_attention
-from ..models.decoder import Block
 from ..models.rotary import rotation_at
 from ..models.transformer import RlExpForCausalLM
 from .attention import DecodeKernel, attend
@@ -75,8 +74,7 @@ class DecodeModel:
         if self._compiled and dtype != torch.float32:
             raise ValueError(f"kernel=cpu computes in torch.float32, not {dtype}: use kernel=reference")
         self.dtype = dtype
-        blocks = (cast(Block, block) for block in self.decoder.blocks)
-        self.layers = [prepared_layer(block, compiled=self._compiled, dtype=dtype) for block in blocks]
+        self.layers = [prepared_layer(block, compiled=self._compiled, dtype=dtype) for block in self.decoder.blocks]
         self._turns = torch.empty(0, 0, dtype=torch.complex64)
         self._prepare_ends()
         self._compare_with(model)

@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional  # what DTensor stands on; torch.compile sees through it
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 
 from ..models.attention import Attention
 from ..models.configuration import RlExpConfig
@@ -46,22 +47,20 @@ def shard_model(model: RlExpForCausalLM, rank: int, tensor_parallel: int) -> RlE
     Embedding, norms over the hidden size and head are on every rank. Its own outputs are partial: only
     `TensorParallelDecoder` sums them. Raises ValueError for impossible splits.
     """
-    shape, config = model.config.model_shape().attention, copy.deepcopy(model.config)
-    if config.feed_forward_dim % tensor_parallel:
-        raise ValueError(
-            f"tensor_parallel={tensor_parallel} is impossible: it must divide "
-            f"feed_forward_dim={config.feed_forward_dim}"
-        )
+    whole_shape, config = model.config.model_shape(), copy.deepcopy(model.config)
+    shape, width = whole_shape.attention, whole_shape.feed_forward_dim
+    if width % tensor_parallel:
+        raise ValueError(f"tensor_parallel={tensor_parallel} is impossible: it must divide feed_forward_dim={width}")
     local = device_shape(shape, tensor_parallel)
     for name in ("query_heads", "query_latent_dim", shape.states_heads_name):
         setattr(config, name, getattr(local, name))
-    config.feed_forward_dim //= tensor_parallel
+    config.feed_forward_dim = width // tensor_parallel
     sharded = RlExpForCausalLM(config).to(next(model.parameters()).dtype)
     slices = weight_slices(model.config, rank, tensor_parallel)
     whole = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in sharded.named_parameters():
-            value = whole[name]
+            value: Tensor = whole[name]
             for dimension, index in slices.get(name.split(".", 3)[-1], {}).items():
                 value = value.index_select(dimension, index)
             parameter.copy_(value)
@@ -76,11 +75,12 @@ def weight_slices(config: RlExpConfig, rank: int, tensor_parallel: int) -> dict[
     heads = torch.arange(query_heads).chunk(tensor_parallel)[rank]
     cached = torch.unique(heads // shape.group_size)  # the cached heads that the rank's query heads read
     columns = rows_of(heads, head_dim)
-    share = torch.arange(config.feed_forward_dim).chunk(tensor_parallel)[rank]
+    feed_forward_dim = config.model_shape().feed_forward_dim
+    share = torch.arange(feed_forward_dim).chunk(tensor_parallel)[rank]
     slices = {
         "attention.output.weight": {1: columns},
         "attention.gate.weight": {0: columns},
-        "feed_forward.input.weight": {0: torch.cat((share, share + config.feed_forward_dim))},  # [W_gate, W_up]
+        "feed_forward.input.weight": {0: torch.cat((share, share + feed_forward_dim))},  # [W_gate, W_up]
         "feed_forward.output.weight": {1: share},
     }
     if shape.mechanism not in LATENT:
@@ -203,7 +203,9 @@ class TensorParallelDecoder:
     def _sum(self, partial: Tensor) -> Tensor:
         if not dist.is_initialized():
             return partial
-        return functional.wait_tensor(functional.all_reduce(partial, "sum", self.group or dist.group.WORLD))
+        group = self.group or dist.group.WORLD
+        assert group is not None
+        return functional.wait_tensor(functional.all_reduce(partial, "sum", group))
 
 
 def run_in_processes(
@@ -219,7 +221,7 @@ def run_in_processes(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            torch.multiprocessing.start_processes(
+            start_processes(
                 _process,
                 args=(processes, folder, function, tuple(arguments), threads),
                 nprocs=processes,

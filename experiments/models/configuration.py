@@ -92,7 +92,7 @@ class RlExpConfig(PreTrainedConfig, AttentionOptions):
         if self.feed_forward_dim is None:
             self.feed_forward_dim = matched_feed_forward_dim(attention, _anchor_feed_forward_dim(self.hidden_size))
         self.model_shape()
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]  # of transformers
 
     @classmethod
     def from_shape(cls, shape: ModelShape, **options: Any) -> RlExpConfig:

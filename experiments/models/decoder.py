@@ -6,7 +6,8 @@ Legend: B batch, T time, S cached tokens, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, index) for index in range(config.layers))
+        # A ModuleList, which is not generic: what it holds is said here.
+        self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config, index) for index in range(config.layers)))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
         self.rope_dim = config.model_shape().attention.rope_dim
         self.rotates_on_reading = ATTENTION_CLASSES[config.attention].rotates_on_reading

@@ -18,6 +18,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: RlExpConfig) -> None:
         super().__init__()
+        assert config.feed_forward_dim is not None, "a configuration sets its default"
         self.input = Linear(config.hidden_size, 2 * config.feed_forward_dim, bias=False)  # [W_gate, W_up]
         self.output = Linear(config.feed_forward_dim, config.hidden_size, bias=False)
 

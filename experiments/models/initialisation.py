@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from .configuration import RlExpConfig
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, generator: torch.Generator) -> None:
+def initialise(model: PreTrainedModel, generator: torch.Generator) -> None:
     """Fill every weight of `model` in place; the same generator state gives the same weights on any device.
 
     Matrices and embeddings are normal with `config.initializer_range`, norms one, biases zero, and output
     projections zero when `config.zero_init_output` says so. The embedding comes first in the stream: models
     of different mechanisms that share a seed share their embedding.
     """
-    config: RlExpConfig = model.config
+    config = cast(RlExpConfig, model.config)
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2 or is_zero_output(name, config):
             initialise_constant(name, parameter, config)

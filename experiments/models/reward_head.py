@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +26,21 @@ from .transformer import RlExpForCausalLM
 class RlExpForSequenceClassification(PreTrainedModel):
     """A decoder-only model that gives a whole sequence one score per label, by default one: a reward."""
 
+    config: RlExpConfig
     config_class = RlExpConfig
     base_model_prefix = "decoder"
     supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]  # noqa: RUF012 (class attributes of transformers)
     _supports_sdpa = True
+    if TYPE_CHECKING:
+
+        def to(self, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+            """As of torch; the decorator of transformers hides its signature."""
 
     def __init__(self, config: RlExpConfig) -> None:
         super().__init__(config)
         self.decoder = Decoder(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.score = nn.Linear(config.hidden_size, cast(int, config.num_labels), bias=False)
         self.post_init()
 
     def forward(
@@ -47,7 +52,7 @@ class RlExpForSequenceClassification(PreTrainedModel):
         labels: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple:
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
         """The interface of transformers: logits (B, labels) at the last real token of each row.
 
         The last real token is the last 1 of `attention_mask` (B, T), on whichever side the padding stands; without a
@@ -80,7 +85,7 @@ class RlExpForSequenceClassification(PreTrainedModel):
         return self.decoder.embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.decoder.embedding = value
+        self.decoder.embedding = cast(nn.Embedding, value)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -82,8 +82,8 @@ class SharedPrompts:
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         """Queries (N, H, D), keys (N, K, D), values (N, K, D_v) -> (N, H, D_v)."""
         border = sum(self.prompts.lengths)
-        parts = (self.prompts.pad(part[:border]) for part in (queries, keys, values))
-        heads = self.prompts.pack(causal_attention(*parts, None, scale))
+        query, key, value = (self.prompts.pad(part[:border]) for part in (queries, keys, values))
+        heads = self.prompts.pack(causal_attention(query, key, value, None, scale))
         if self.key_places is None:
             return heads
         seen, rows = self.key_places.flatten(), self.key_places.shape

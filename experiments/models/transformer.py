@@ -7,7 +7,7 @@ Legend: B batch, T time, V vocabulary, d hidden size.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ CACHE_NAME = next(item.name for item in fields(CausalLMOutputWithPast) if item.n
 class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
     """A decoder-only language model with any of the attention mechanisms."""
 
+    config: RlExpConfig
     config_class = RlExpConfig
     base_model_prefix = "decoder"
     supports_gradient_checkpointing = True
@@ -45,6 +46,10 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"head.weight": "decoder.embedding.weight"}  # noqa: RUF012
     _supports_sdpa = True
     _can_compile_fullgraph = True
+    if TYPE_CHECKING:
+
+        def to(self, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+            """As of torch; the decorator of transformers hides its signature."""
 
     def __init__(self, config: RlExpConfig) -> None:
         super().__init__(config)
@@ -68,7 +73,7 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         cache: Cache | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast | tuple:
+    ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """The interface of transformers. `labels` (B, T) are the input ids again: they are shifted here.
 
         `cache` is what transformers calls `past_key_values` before 5.24; both names are taken.
@@ -77,7 +82,9 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         apart. With `targets` only `loss` is computed and no logits: for wrappers such as DDP, which have to see the
         training step go through `forward`.
         """
+        loss: Tensor | None = None
         if targets is not None:
+            assert input_ids is not None, "targets are predicted from input_ids"
             loss = self.loss(input_ids, targets, position_ids, document_ids)
             return CausalLMOutputWithPast(loss=loss) if return_dict is None or return_dict else (loss,)
         if kwargs.pop("output_attentions", None):
@@ -105,13 +112,13 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.head(hidden[:, kept] if logits_to_keep is not None else hidden)
-        loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        named_cache: dict[str, Any] = {CACHE_NAME: cache}
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            **{CACHE_NAME: cache},
+            **named_cache,
             hidden_states=None if all_hidden_states is None else (*all_hidden_states, hidden),
         )
         return output if return_dict is None or return_dict else output.to_tuple()
@@ -150,13 +157,13 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         return self.decoder.embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.decoder.embedding = value
+        self.decoder.embedding = cast(nn.Embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.head = new_embeddings
+        self.head = cast(nn.Linear, new_embeddings)
 
     @staticmethod
     def create_masks_for_generate(

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -93,9 +93,10 @@ def load_policy(config: PolicyTaskConfig, run: Run, device: torch.device, make_p
     disable_progress_bar()  # loading takes no time worth a bar
     with loading("policy.path", path, "name a folder or hub model of transformers"):
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
+        model, info = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
         refuse_missing_weights(info)
     if rate := disable_dropout(model):
         run.console.print(f"[bold]policy[/]    its dropout of {rate:g} is off", highlight=False)
@@ -104,6 +105,6 @@ def load_policy(config: PolicyTaskConfig, run: Run, device: torch.device, make_p
         address = content_hash(identity)
     else:
         identity, address = {"run": directory.name}, directory.name
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # whose signature a decorator of transformers hides
     reference = copy.deepcopy(model).requires_grad_(False)
     return Policy(model, reference, tokenizer, address, label, identity)

@@ -74,10 +74,14 @@ class Output:
 class Task(Protocol):
     """Prompts and a ground truth."""
 
-    name: str
-    prompts: Sequence[Prompt]  # trained on
-    max_new_tokens: int
-    stop_tokens: tuple[int, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def prompts(self) -> Sequence[Prompt]: ...  # trained on
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def stop_tokens(self) -> tuple[int, ...]: ...
 
     def recipe(self) -> dict[str, Any]:
         """All that decides prompts and ground truth, as plain JSON: names the artifacts that are made with it."""

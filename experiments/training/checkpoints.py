@@ -23,9 +23,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.distributed import checkpoint as distributed_checkpoint
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 from torch.distributed.tensor import DTensor
 
 from experiments.runs.files import flush_to_disk, naming_what_is_written, read_json, sha256_of_file, write_json
@@ -79,7 +81,7 @@ def _write(folder: Path, step: int, state: dict[str, Any], ranks: Ranks) -> None
         if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
             writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
             with _first_failure():
-                distributed_checkpoint.save(tensors, storage_writer=writer)
+                save_shards(tensors, storage_writer=writer)
             ranks.barrier()
         elif ranks.is_first:
             save_file(tensors, folder / WHOLE)
@@ -142,17 +144,17 @@ def _joined_shards(path: Path) -> dict[str, torch.Tensor]:
     """Whole tensors of what several ranks wrote; reads without any other rank."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as meant
-        metadata = HuggingFaceStorageReader(str(path)).read_metadata()
-        for name, item in metadata.state_dict_metadata.items():
+        stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+        items = {name: item for name, item in stored.items() if isinstance(item, TensorStorageMetadata)}
+        for name, item in items.items():
             # The reader leaves a gap as it finds the memory: where a rank's file is not there, nobody would know.
             if sum(chunk.sizes.numel() for chunk in item.chunks) != item.size.numel():
                 raise ValueError(f"{path}: the parts of {name} do not make {list(item.size)}: a rank's file is missing")
         tensors: dict[str, torch.Tensor] = {
-            name: torch.empty(item.size, dtype=item.properties.dtype)
-            for name, item in metadata.state_dict_metadata.items()
+            name: torch.empty(item.size, dtype=item.properties.dtype) for name, item in items.items()
         }
         with _first_failure():
-            distributed_checkpoint.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+            load_shards(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     return tensors
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from experiments.tasks.task import Prompt, Task
 from experiments.training.rollouts import RolloutSampler
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     from experiments.data.corpus import TokenisedText
 
@@ -37,7 +37,9 @@ Tokens = tuple[int, ...]
 class CompletionSource(Protocol):
     """Completions for prompts."""
 
-    fresh: bool  # whether another seed gives other completions
+    @property
+    def fresh(self) -> bool:
+        """Whether another seed gives other completions."""
 
     def completions(self, prompts: Sequence[Prompt], count: int, seed: int) -> list[list[Tokens]]:
         """`count` completions of every prompt. They depend on prompt and seed only."""
@@ -87,7 +89,7 @@ class CorpusContinuations:
         task: Task,
         *,
         size: int = 4_096,
-        tokenizer: PreTrainedTokenizerFast | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         seed: int = 0,
     ) -> CorpusContinuations:
         """`size` continuations (fewer where the text ends), cut as the task's completions are.
@@ -96,6 +98,7 @@ class CorpusContinuations:
         `max_new_tokens`. ValueError where the text has fewer than 16.
         """
         tokenizer = corpus_tokenizer if tokenizer is None else tokenizer
+        fast = cast("PreTrainedTokenizerFast", tokenizer)  # all tokenizers here have the Rust backend
         start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
         skipped = max(1, len(task.prompts[0].tokens) - len(start))
         order = SeedStreams(seed).numpy("continuations").permutation(text.documents)
@@ -107,7 +110,7 @@ class CorpusContinuations:
             ]
             texts = corpus_tokenizer.batch_decode(documents, skip_special_tokens=True)
             sentences = [sentence for document in texts for sentence in sentences_of(document)]
-            for tokens in encode_documents(tokenizer, sentences):
+            for tokens in encode_documents(fast, sentences):
                 continuation = _until_stop(tokens[skipped:], task)
                 if continuation:
                     pool.append(continuation)
@@ -146,7 +149,7 @@ class UniformTokens:
 class DatasetPairs:
     """The pair that a preference data set has for each prompt: texts in `Prompt.facts`, "chosen" and "rejected"."""
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerBase
     most_tokens: int
     end: int | None = None  # token behind a whole answer
     fresh: bool = False

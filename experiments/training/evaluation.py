@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.ranks import Ranks
 from experiments.training.device import arithmetic
 
@@ -32,7 +32,7 @@ class HeldOutLoss:
 
 @torch.no_grad()
 def held_out_loss(
-    model: nn.Module,
+    model: RlExpForCausalLM,
     batches: Iterable[tuple[torch.Tensor, ...]],
     *,
     device: torch.device,
@@ -47,7 +47,7 @@ def held_out_loss(
     ranks = ranks or Ranks()
     was_training = model.training
     model.eval()
-    total, tokens = 0.0, 0
+    total, tokens = 0.0, 0.0
     for batch in batches:
         rows = ranks.share(len(batch[0]))
         # All ranks must pass through a sharded model equally often: a rank without rows drops the loss of one.
@@ -59,7 +59,7 @@ def held_out_loss(
             total += float(loss) * count
             tokens += count
     model.train(was_training)
-    total, tokens = ranks.total([total, float(tokens)])
+    total, tokens = ranks.total([total, tokens])
     if tokens == 0:
         raise ValueError("a held-out set is empty: there is nothing to evaluate")
     return HeldOutLoss(total / tokens, int(tokens))

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ def batches_of_similar_length(
 def evaluate_reward_model(model: PreTrainedModel, pairs: PreferencePairs) -> dict[str, float]:
     """Loss, accuracy, margin and calibration error on the held-out pairs, on-policy and off-policy apart."""
     model.eval()
-    values = {}
+    values: dict[str, float] = {}
     for kind in ("on_policy", "off_policy"):
         held_out = pairs.test(on_policy=kind == "on_policy")
         if len(held_out) == 0:
@@ -179,7 +179,7 @@ def initial_reward_model(
     config.num_labels = 1
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    model = classifier._from_config(config, dtype=policy.dtype)
+    model = cast(Any, classifier)._from_config(config, dtype=policy.dtype)
     model.base_model.load_state_dict(policy.base_model.state_dict())
     with torch.no_grad():
         head = torch.empty(model.score.weight.shape).normal_(0.0, 0.02, generator=generator)
@@ -228,7 +228,7 @@ def stored_reward_model(
     The folder is a sequence-classification model of transformers with its tokenizer. The model comes back on the
     policy's device, without gradients.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,

@@ -6,10 +6,10 @@ Shapes: n completions in rows, a prompt's samples beside each other; P prompts, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -122,8 +122,10 @@ class EngineSampler:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.tokenizer, self.max_new_tokens, self.stop_tokens = tokenizer, max_new_tokens, tuple(stop_tokens)
-        size = {"batch_size": batch_size, "max_length": longest_prompt + max_new_tokens}
-        self.engine = DecodeEngine(model, **size, weight_dtype=dtype, cache_dtype=dtype)
+        longest = longest_prompt + max_new_tokens
+        self.engine = DecodeEngine(
+            model, batch_size=batch_size, max_length=longest, weight_dtype=dtype, cache_dtype=dtype
+        )
 
     def sample(
         self,
@@ -248,7 +250,8 @@ class GenerateSampler:
                 for row, prompt in enumerate(batch):
                     inputs[row, width - len(prompt.tokens) :] = torch.tensor(prompt.tokens, device=device)
                     mask[row, width - len(prompt.tokens) :] = 1
-                drawn = self.model.generate(inputs, attention_mask=mask, generation_config=settings)
+                generate = cast("Callable[..., Tensor]", self.model.generate)  # of transformers' mixin
+                drawn = generate(inputs, attention_mask=mask, generation_config=settings)
                 tokens += [self._until_stop(row[width:].tolist()) for row in drawn]
         with torch.no_grad():
             prompt_tokens = [prompt.tokens for prompt in rows]
