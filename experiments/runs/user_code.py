@@ -71,7 +71,7 @@ class UserFunction:
     def load(self) -> Callable[..., Any]:
         """What to call. ValueError for a file that cannot be imported, and for arguments that do not fit."""
         found = getattr(self._module(), self.name)
-        made = found if inspect.isclass(found) else functools.partial
+        made: Callable[..., Any] = found if inspect.isclass(found) else functools.partial
         given = () if inspect.isclass(found) else (found,)
         try:
             if not inspect.isclass(found):

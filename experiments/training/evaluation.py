@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from experiments.data.packing import Batch
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.ranks import Ranks
 from experiments.training.device import arithmetic
@@ -33,7 +34,7 @@ class HeldOutLoss:
 @torch.no_grad()
 def held_out_loss(
     model: RlExpForCausalLM,
-    batches: Iterable[tuple[torch.Tensor, ...]],
+    batches: Iterable[Batch | tuple[torch.Tensor, torch.Tensor]],
     *,
     device: torch.device,
     precision: str,
@@ -51,10 +52,11 @@ def held_out_loss(
     for batch in batches:
         rows = ranks.share(len(batch[0]))
         # All ranks must pass through a sharded model equally often: a rank without rows drops the loss of one.
-        parts = [part[rows.start : max(rows.stop, rows.start + 1)].to(device) for part in batch]
+        mine = slice(rows.start, max(rows.stop, rows.start + 1))
+        inputs, targets, *documents = (part[mine].to(device) for part in batch if part is not None)
         with arithmetic(device, precision):
-            loss = model.loss(*parts[:2], **({"document_ids": parts[2]} if len(parts) > 2 else {}))
-        count = int((parts[1] >= 0).sum()) if rows else 0
+            loss = model.loss(inputs, targets, document_ids=documents[0] if documents else None)
+        count = int((targets >= 0).sum()) if rows else 0
         if count:  # the mean loss of no targets is NaN
             total += float(loss) * count
             tokens += count

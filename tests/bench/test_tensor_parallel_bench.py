@@ -1,4 +1,4 @@
-"""`rl-exp bench parallel=tensor` under a real torchrun with two gloo ranks."""
+"""`rl-exp bench parallel=tensor` with two gloo ranks; test_train_torchrun.py has a real torchrun."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import io
 import json
 
 import pytest
+from processes import run_ranks
 from rich.console import Console
-from torchrun import torchrun
 
 from conf.commands import COMMANDS
 from conf.compose import plan_jobs
@@ -22,7 +22,7 @@ WORDS = (
 @pytest.fixture(scope="module")
 def parallel_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tensor")
-    return folder, torchrun(folder, *WORDS)
+    return folder, run_ranks(folder, *WORDS)
 
 
 def rows_of(parallel_run) -> list[dict]:
@@ -53,7 +53,7 @@ def test_every_rank_allocates_the_predicted_bytes_and_only_copies_keep_them_from
 def test_the_first_rank_alone_speaks_and_a_finished_run_is_not_computed_again(parallel_run):
     folder, result = parallel_run
     assert result.stdout.count("one attention layer over 2 ranks") == 1
-    again = torchrun(folder, *WORDS)
+    again = run_ranks(folder, *WORDS)
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("is finished already") == 1
 
@@ -120,8 +120,7 @@ def test_heads_that_do_not_split_are_refused_by_the_first_rank_alone(rank, says,
 
 
 def test_a_killed_rank_ends_the_run_as_failed_with_exit_code_1(tmp_path):
-    killer = tmp_path / "killer.py"  # the command line, whose second rank dies in its third collective
-    killer.write_text(
+    killer = (  # the command line, whose second rank dies in its third collective
         "import os, signal\n"
         "from experiments.runs.ranks import TorchRanks\n"
         "original, calls = TorchRanks.barrier, []\n"
@@ -134,7 +133,7 @@ def test_a_killed_rank_ends_the_run_as_failed_with_exit_code_1(tmp_path):
         "from cli.main import main\n"
         "main()\n"
     )
-    result = torchrun(tmp_path, *WORDS, program=("killer.py",))
+    result = run_ranks(tmp_path, *WORDS, program=killer)
     assert result.returncode == 1
     assert result.stdout.count("a rank was killed (of 2") == 1, result.stdout + result.stderr
     (status,) = (tmp_path / "outputs" / "bench").glob("*/status.json")
@@ -142,8 +141,7 @@ def test_a_killed_rank_ends_the_run_as_failed_with_exit_code_1(tmp_path):
 
 
 def test_the_first_rank_tells_what_failed_on_another(tmp_path):
-    failing = tmp_path / "failing.py"
-    failing.write_text(
+    failing = (
         "from experiments.runs.ranks import TorchRanks\n"
         "original = TorchRanks.barrier\n"
         "def barrier(ranks):\n"
@@ -154,7 +152,7 @@ def test_the_first_rank_tells_what_failed_on_another(tmp_path):
         "from cli.main import main\n"
         "main()\n"
     )
-    result = torchrun(tmp_path, *WORDS, program=("failing.py",))
+    result = run_ranks(tmp_path, *WORDS, program=failing)
     assert result.returncode == 1
     assert result.stdout.count("rank 1 of 2 failed: ValueError: a reason of its own") == 1, (
         result.stdout + result.stderr

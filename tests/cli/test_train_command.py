@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run
 from train_cases import metric_rows, only_run, tiny_training
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import experiments.models.transformer  # noqa: F401  (registers the model with the Auto classes)
+from experiments import train
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
 def test_a_run_leaves_what_the_contract_promises(rl_exp, tmp_path):
@@ -199,9 +203,7 @@ def test_a_killed_run_continues_to_the_bits_of_an_uninterrupted_one(place, count
     assert rl_exp("train", *tiny_training(tmp_path, f"output_dir={straight}/outputs")).exit_code == 0
 
     words = tiny_training(tmp_path, f"output_dir={killed}/outputs")
-    command = [sys.executable, "-c", KILLED, place, str(count), "train", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    assert run(tmp_path, place, str(count), "train", *words, program=KILLED).returncode == -signal.SIGKILL
     assert json.loads((only_run(killed) / "status.json").read_text())["state"] == "running"
 
     result = rl_exp("train", *words)
@@ -232,6 +234,55 @@ def test_sigterm_saves_and_exits_130_and_the_same_command_continues(rl_exp, tmp_
     monkeypatch.setattr(Run, "log", log)
     assert rl_exp("train", *words).exit_code == 0
     assert len({row["step"] for row in metric_rows(run) if "train/loss" in row}) == 4
+
+
+def test_a_stop_in_the_last_step_is_a_finished_run(rl_exp, tmp_path, monkeypatch):
+    clip, calls = train.clip_gradients, []
+
+    def clip_and_be_told_to_stop(*arguments):
+        calls.append(1)
+        if len(calls) == 32:  # 4096 tokens, 128 a step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return clip(*arguments)
+
+    monkeypatch.setattr(train, "clip_gradients", clip_and_be_told_to_stop)
+    result = rl_exp("train", *tiny_training(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "stopping" in result.output
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "finished"
+
+
+def test_the_rate_of_training_counts_neither_evaluation_nor_saving(rl_exp, tmp_path, monkeypatch):
+    class Clock:  # every look at it is one second later, and what is not training takes an hour
+        seconds = 0.0
+
+        def perf_counter(self):
+            self.seconds += 1
+            return self.seconds
+
+    def slowly(function):
+        def slow(*arguments, **keywords):
+            clock.seconds += 3600
+            return function(*arguments, **keywords)
+
+        return slow
+
+    clock = Clock()
+    monkeypatch.setattr(train, "time", clock)
+    for name in ("log_evaluation", "save_state"):
+        monkeypatch.setattr(train, name, slowly(getattr(train, name)))
+    result = rl_exp("train", *tiny_training(tmp_path))
+    assert result.exit_code == 0, result.output
+    summary = json.loads((only_run(tmp_path) / "summary.json").read_text())
+    assert (summary["training_seconds"], summary["tokens_per_second"]) == (32, 128)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "cli.main", "train", "--help"]
+        result = subprocess.run(words, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert (result.returncode, result.stderr) == (1, "error: stdout cannot be written (No space left on device)\n")
 
 
 def test_help_and_version_answer_without_torch():

@@ -1,4 +1,7 @@
-"""`rl-exp train` on several ranks, under a real torchrun: DDP and FSDP2 are one process's training, cut in parts."""
+"""`rl-exp train` on several ranks: DDP and FSDP2 are one process's training, cut in parts.
+
+A real torchrun starts them where a rank is killed; elsewhere they are forked (`processes.run_ranks`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run_ranks
 from torchrun import torchrun
 from train_cases import metric_rows, tiny_training
 from typer.testing import CliRunner
@@ -39,7 +43,7 @@ def trained(tmp_path_factory):
     alone = CliRunner().invoke(app, ["train", *words_for(folder, "alone")])
     assert alone.exit_code == 0, alone.output
     for kind in ("ddp", "fsdp"):
-        result = torchrun(folder, "train", *words_for(folder, kind, f"distribution={kind}"))
+        result = run_ranks(folder, "train", *words_for(folder, kind, f"distribution={kind}"))
         assert result.returncode == 0, result.stdout + result.stderr
         assert result.stdout.count("steps of 128 tokens on cpu, 2 ranks") == 1, "the first rank alone speaks"
     return folder, {name: only_run(folder / name) for name in ("alone", "ddp", "fsdp")}
@@ -120,17 +124,16 @@ def test_a_run_goes_on_with_another_number_of_ranks(written_by, ranks, kind, tra
         result = CliRunner().invoke(app, words)
         code, text = result.exit_code, result.output
     else:
-        process = torchrun(folder, *words, ranks=ranks)
+        process = run_ranks(folder, *words, ranks=ranks)
         code, text = process.returncode, process.stdout + process.stderr
     assert code == 0, text
     assert f"continuing after step {HALFWAY}" in text
     assert largest_difference(only_run(output), directories["alone"]) < TOLERANCE
 
 
-def patched_program(folder: Path, step: int, signal_name: str) -> tuple[str]:
+def patched_program(step: int, signal_name: str) -> str:
     """The command line, whose second rank sends itself a signal when it is about to take an optimizer step."""
-    program = folder / f"{signal_name}_at_{step}.py"
-    program.write_text(
+    return (
         "import os, signal\n"
         "from experiments.training.optimizers import OptimizerGroup\n"
         "original, calls = OptimizerGroup.step, []\n"
@@ -143,18 +146,18 @@ def patched_program(folder: Path, step: int, signal_name: str) -> tuple[str]:
         "from cli.main import main\n"
         "main()\n"
     )
-    return (str(program),)
 
 
 def test_a_killed_rank_ends_the_others_and_the_same_command_goes_on_to_the_same_bits(trained):
     folder, directories = trained
     words = ["train", *words_for(folder, "killed")]
-    result = torchrun(folder, *words, program=patched_program(folder, 15, "SIGKILL"))
+    (folder / "killed.py").write_text(patched_program(15, "SIGKILL"))
+    result = torchrun(folder, *words, program=("killed.py",))
     assert result.returncode == 1
     assert result.stdout.count("a rank was killed (of 2") == 1, result.stdout + result.stderr
     directory = only_run(folder / "killed")
     assert json.loads((directory / "status.json").read_text())["state"] == "failed"
-    again = torchrun(folder, *words)
+    again = run_ranks(folder, *words)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"continuing after step {HALFWAY}" in again.stdout
     assert largest_difference(directory, directories["ddp"]) == 0.0
@@ -163,7 +166,7 @@ def test_a_killed_rank_ends_the_others_and_the_same_command_goes_on_to_the_same_
 def test_a_signal_to_one_rank_makes_all_save_the_same_step(trained):
     folder, _ = trained
     words = ["train", *words_for(folder, "stopped", "distribution=fsdp")]
-    result = torchrun(folder, *words, program=patched_program(folder, 13, "SIGTERM"))
+    result = run_ranks(folder, *words, program=patched_program(13, "SIGTERM"))
     directory = only_run(folder / "stopped")
     assert json.loads((directory / "status.json").read_text())["state"] == "interrupted", result.stdout + result.stderr
     # The signal came after the ranks had agreed on step 13: all of them stop after the next one.

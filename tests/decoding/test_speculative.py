@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine_cases import CASES, case_model, log_probabilities_of, prompts_of, true_log_probabilities
+from engine_cases import ONE_OF_EACH, case_model, log_probabilities_of, prompts_of, true_log_probabilities
 
 from experiments.decoding.engine import DecodeEngine, Request
 from experiments.decoding.sampling import GREEDY, SamplingOptions
@@ -33,7 +33,7 @@ class Stubborn:
 
 
 @pytest.mark.parametrize("proposals", ["prompt lookup", "draft", "wrong"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_texts_are_those_of_plain_decoding(name, proposals):
     model = case_model(name)
     proposer = {
