@@ -61,8 +61,12 @@ class PanelLinear:
         size = functions.rl_exp_panel_outputs()
         halves = weight.chunk(2) if interleave else (weight,)
         width = size // len(halves)
-        panels = [F.pad(half, (0, 0, 0, -len(half) % width)).view(-1, width, inputs) for half in halves]
-        self.weight = torch.cat(panels, dim=1).transpose(1, 2).contiguous()  # [panels, inputs, size]
+        panels = -(-len(halves[0]) // width)
+        self.weight = torch.empty(panels, inputs, size)
+        for half, columns in zip(halves, self.weight.split(width, dim=-1), strict=True):
+            if len(half) % width:
+                half = F.pad(half, (0, 0, 0, -len(half) % width))  # else no copy: fresh memory is what costs most here
+            columns.copy_(half.view(-1, width, inputs).transpose(1, 2))
         self.bias = None if bias is None else F.pad(bias, (0, -self.outputs % size)).contiguous()
         bias_pointer = None if self.bias is None else self.bias.data_ptr()
         self.linear = _Linear(self.weight.data_ptr(), bias_pointer, inputs, self.outputs)

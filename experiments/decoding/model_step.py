@@ -280,7 +280,7 @@ class DecodeModel:
         """The rotation of every position, (at least max_length, R/2) complex64."""
         if len(self._turns) < max_length:
             positions = torch.arange(max_length, device=self.device)[None]
-            rotation = rotation_at(positions, self.shape.rope_dim, self.config.rope_base, torch.float32)
+            rotation = rotation_at(positions, self.config, torch.float32)
             empty = torch.empty(max_length, 0, device=self.device)
             cosine, sine = (empty, empty) if rotation is None else (part[0, :, 0] for part in rotation)
             self._turns = torch.complex(cosine, sine)

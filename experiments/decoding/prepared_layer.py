@@ -98,7 +98,7 @@ class PreparedLayer:
         self.prepare_input()
         gate_and_up = weights_of(feed_forward.input.weight) * weights_of(block.feed_forward_norm.weight)
         self.finish_block = self.block_end(
-            self.linear(weights_of(attention.output.weight)),
+            self.linear(weights_of(attention.output.weight), bias_of(attention.output)),
             self.linear(gate_and_up, interleave=True),
             self.linear(weights_of(feed_forward.output.weight)),
             epsilon=block.feed_forward_norm.eps,
@@ -110,7 +110,8 @@ class PreparedLayer:
         parts = [weights_of(cast(nn.Linear, attention.input).weight)[self.input_order()]]
         if attention.gate is not None:
             parts.append(weights_of(attention.gate.weight))
-        weight = torch.cat(parts) * weights_of(block.attention_norm.weight)
+        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        weight *= weights_of(block.attention_norm.weight)
         self.input = self.linear(weight, self.input_bias(weight), epsilon=block.attention_norm.eps)
 
     def tensors(self) -> list[Tensor]:
@@ -163,10 +164,30 @@ class PreparedGroupedQuery(PreparedLayer):
         values = torch.arange(shape.key_value_heads * shape.head_dim) + len(rotated)
         return torch.cat((rotated, values))
 
+    def input_bias(self, weight: Tensor) -> Tensor | None:
+        bias = bias_of(cast(nn.Linear, self.attention.input))
+        return None if bias is None else padded_to(bias[self.input_order()], weight)
+
+    def prepare_input(self) -> None:
+        super().prepare_input()
+        attention, shape = cast(GroupedQueryAttention, self.attention), self.shape
+        self.norm = None  # the weights of the norms of queries and keys, head by head (1, H + K, D)
+        if attention.query_norm is not None and attention.key_norm is not None:
+            order, self.norm_epsilon = paired_heads(1, shape.head_dim, shape.rope_dim), attention.query_norm.eps
+            counts = ((attention.query_norm, shape.query_heads), (attention.key_norm, shape.key_value_heads))
+            parts = [weights_of(norm.weight)[order].expand(heads, -1) for norm, heads in counts]
+            self.norm = torch.cat(parts)[None].to(self.dtype)
+
+    def tensors(self) -> list[Tensor]:
+        return super().tensors() + ([] if self.norm is None else [self.norm])
+
     def queries_and_rows(self, projected: Tensor, width: int, rotation: Rotations) -> tuple[Tensor, Tensor]:
         shape = self.shape
         rotated = (shape.query_heads + shape.key_value_heads) * shape.head_dim
-        rotation.of_heads(projected[:, :rotated].unflatten(-1, (-1, shape.head_dim)))
+        heads = projected[:, :rotated].unflatten(-1, (-1, shape.head_dim))
+        if self.norm is not None:
+            torch.mul(F.rms_norm(heads, (shape.head_dim,), None, self.norm_epsilon), self.norm, out=heads)
+        rotation.of_heads(heads)
         queries = projected[:, : shape.query_heads * shape.head_dim].unflatten(-1, (shape.query_heads, shape.head_dim))
         return queries, projected[:, shape.query_heads * shape.head_dim : width]
 
@@ -256,11 +277,10 @@ class PreparedLatent(PreparedLayer):
         return torch.cat((torch.arange(split), paired_heads(1, shape.rope_dim, shape.rope_dim) + split))
 
     def input_bias(self, weight: Tensor) -> Tensor | None:
-        bias = cast("Tensor | None", cast(nn.Linear, self.attention.input).bias)
+        bias = bias_of(cast(nn.Linear, self.attention.input))
         if bias is None:
             return None
-        bias = weights_of(bias)[self.input_order()]
-        return F.pad(bias, (0, weight.shape[0] - len(bias)))
+        return padded_to(bias[self.input_order()], weight)
 
     def queries_and_rows(self, projected: Tensor, width: int, rotation: Rotations) -> tuple[Tensor, Tensor]:
         shape, epsilon = self.shape, cast(LatentAttention, self.attention).latent_norm.epsilon
@@ -402,6 +422,16 @@ def folded(norm: LatentNorm) -> Tensor:
 def weights_of(parameter: Tensor) -> Tensor:
     """A parameter in fp32, cut off from the gradient."""
     return parameter.detach().float()
+
+
+def bias_of(linear: nn.Linear) -> Tensor | None:
+    """The bias of a layer like `weights_of`, None where it has none."""
+    return None if linear.bias is None else weights_of(linear.bias)
+
+
+def padded_to(bias: Tensor, weight: Tensor) -> Tensor:
+    """`bias` with zeros behind it, for the rows of `weight` that have none."""
+    return F.pad(bias, (0, weight.shape[0] - len(bias)))
 
 
 def keep_memory(before: Sequence[Tensor], after: Sequence[Tensor]) -> None:

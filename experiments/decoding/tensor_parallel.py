@@ -49,6 +49,8 @@ def shard_model(model: RlExpForCausalLM, rank: int, tensor_parallel: int) -> RlE
     """
     whole_shape, config = model.config.model_shape(), copy.deepcopy(model.config)
     shape, width = whole_shape.attention, whole_shape.feed_forward_dim
+    if shape.output_bias:
+        raise ValueError("output_bias=True is impossible with tensor_parallel: every rank would add the bias")
     if width % tensor_parallel:
         raise ValueError(f"tensor_parallel={tensor_parallel} is impossible: it must divide feed_forward_dim={width}")
     local = device_shape(shape, tensor_parallel)
@@ -89,7 +91,8 @@ def weight_slices(config: RlExpConfig, rank: int, tensor_parallel: int) -> dict[
             held = cached if state.heads == cached_heads and state.name != "rope_key" else torch.arange(state.heads)
             parts.append(start + rows_of(held, state.dim))
             start += state.elements
-        return slices | {"attention.input.weight": {0: torch.cat(parts)}}
+        rows = torch.cat(parts)
+        return slices | {"attention.input.weight": {0: rows}, "attention.input.bias": {0: rows}}
 
     query_latent = torch.arange(shape.query_latent_dim)
     if shape.split_query_latent:  # a latent group's queries read that group's share of the query latent
@@ -170,7 +173,7 @@ class TensorParallelDecoder:
 
     def _reserve(self, tokens: int) -> tuple[CacheStep, Rotation | None]:
         step = self.cache.reserve(tokens)
-        return step, rotation_at(step.positions, self.shape.rope_dim, self.model.config.rope_base, torch.float32)
+        return step, rotation_at(step.positions, self.model.config, torch.float32)
 
     def _append(self, states: tuple[Tensor, Tensor], step: CacheStep, index: int) -> None:
         kinds = self.shape.cached_states()
@@ -197,7 +200,7 @@ class TensorParallelDecoder:
         rows = step.layer(index).storage[:, :length].float()  # a contiguous cache: page b is sequence b
         slots = torch.arange(length)
         mask = slots <= step.positions[:1, None, :, None]  # (1, 1, T, S)
-        rotation = rotation_at(slots[None], self.shape.rope_dim, self.model.config.rope_base, torch.float32)
+        rotation = rotation_at(slots[None], self.model.config, torch.float32)
         return attention.attend(queries, (rows, rows[..., :0]), mask, rotation)
 
     def _sum(self, partial: Tensor) -> Tensor:

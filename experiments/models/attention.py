@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.shape = config.model_shape().attention
         self.scale = self.shape.softmax_scale
         width = self.shape.query_heads * self.shape.head_dim
-        self.output = Linear(width, self.shape.hidden_size, bias=False)
+        self.output = Linear(width, self.shape.hidden_size, bias=self.shape.output_bias)
         self.gate = Linear(self.shape.hidden_size, width, bias=False) if self.shape.output_gate else None
 
     def project(self, hidden: Tensor, rotation: Rotation | None) -> Projected:

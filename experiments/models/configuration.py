@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 STORED_NAMES = {"vocabulary_size": "vocab_size", "tie_embeddings": "tie_word_embeddings"}
 ATTENTION_FIELDS = tuple(field.name for field in fields(AttentionShape) if field.name != "mechanism")
 MODEL_FIELDS = tuple(field.name for field in fields(ModelShape) if field.name != "attention")
+# Fields of converted models only (from_transformers.py): other models are stored without them.
+CONVERTED_FIELDS = ("input_bias", "output_bias", "query_key_norm", "rope_frequencies", "rope_amplitude")
 
 # What transformers itself hands to a configuration, or finds in a stored one, beside the declared fields.
 LIBRARY_KEYWORDS = frozenset(
@@ -64,11 +66,16 @@ class RlExpConfig(PreTrainedConfig, AttentionOptions):
     query_heads: int = 4
     head_dim: int = 64
     low_rank_bias: bool = False
+    input_bias: bool = False
+    output_bias: bool = False
+    query_key_norm: bool = False
     zero_init_output: bool = False
     feed_forward_dim: int | None = None  # None: matched to an MHA model whose feed-forward is 8/3 hidden_size wide
     vocab_size: int = 4096
     max_position_embeddings: int = 2048
     rope_base: float = 10000.0
+    rope_frequencies: list[float] | None = None  # radians per position of every pair; None: they follow from rope_base
+    rope_amplitude: float = 1.0  # rotated queries and keys are times this, as YaRN scales attention
     norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -92,6 +99,11 @@ class RlExpConfig(PreTrainedConfig, AttentionOptions):
         if self.feed_forward_dim is None:
             self.feed_forward_dim = matched_feed_forward_dim(attention, _anchor_feed_forward_dim(self.hidden_size))
         self.model_shape()
+        if self.rope_frequencies is not None and len(self.rope_frequencies) != self.rope_dim // 2:
+            raise ValueError(
+                f"rope_frequencies of {len(self.rope_frequencies)} pairs do not fit rope_dim={self.rope_dim}: give one "
+                "per pair, or leave them out"
+            )
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]  # of transformers
 
     @classmethod
@@ -112,6 +124,12 @@ class RlExpConfig(PreTrainedConfig, AttentionOptions):
             logger.warning("the stored configuration has the key %r, which rl-exp does not know", name)
             setattr(config, name, value)
         return built
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What `config.json` holds."""
+        stored: dict[str, Any] = super().to_diff_dict()
+        unused = [name for name in CONVERTED_FIELDS if getattr(self, name) == getattr(type(self), name)]
+        return {name: value for name, value in stored.items() if name not in unused}
 
     def model_shape(self) -> ModelShape:
         """The shape of the complete decoder."""

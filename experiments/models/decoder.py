@@ -72,7 +72,6 @@ class Decoder(nn.Module):
         # A ModuleList, which is not generic: what it holds is said here.
         self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config, index) for index in range(config.layers)))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
-        self.rope_dim = config.model_shape().attention.rope_dim
         self.rotates_on_reading = ATTENTION_CLASSES[config.attention].rotates_on_reading
 
     def forward(
@@ -145,7 +144,7 @@ class Decoder(nn.Module):
         return Context(rotation, mask, cached_rotation, decoding=True)
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation | None:
-        return rotation_at(positions, self.rope_dim, self.config.rope_base, dtype)
+        return rotation_at(positions, self.config, dtype)
 
 
 def _past_length(cache: Cache | None, length: int) -> int | Tensor:

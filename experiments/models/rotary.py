@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .configuration import RlExpConfig
+
 
 class Rotation(NamedTuple):
     """Cosine and sine of the angle of every position and pair, each (B or 1, T, 1, R/2)."""
@@ -19,18 +21,26 @@ class Rotation(NamedTuple):
     sine: Tensor
 
 
-def rotation_at(positions: Tensor, rope_dim: int, base: float, dtype: torch.dtype) -> Rotation | None:
+def rotation_at(positions: Tensor, config: RlExpConfig, dtype: torch.dtype) -> Rotation | None:
     """The rotation of the integer `positions` (B or 1, T); None when nothing is rotated (rope_dim 0).
 
     Angles are taken in fp32 whatever the dtype of the model (fp64 for an fp64 model): in half precision
     position 1000 and 1001 would be the same.
     """
+    rope_dim = config.rope_dim
     if rope_dim == 0:
         return None
     precise = torch.promote_types(dtype, torch.float32)
-    pairs = torch.arange(0, rope_dim, 2, device=positions.device, dtype=precise)
-    angles = positions[..., None].to(precise) * base ** (-pairs / rope_dim)  # (B or 1, T, R/2)
-    return Rotation(angles.cos().to(dtype)[..., None, :], angles.sin().to(dtype)[..., None, :])
+    if config.rope_frequencies is None:
+        pairs = torch.arange(0, rope_dim, 2, device=positions.device, dtype=precise)
+        frequencies = config.rope_base ** (-pairs / rope_dim)
+    else:
+        frequencies = torch.tensor(config.rope_frequencies, device=positions.device, dtype=precise)
+    angles = positions[..., None].to(precise) * frequencies  # (B or 1, T, R/2)
+    cosine, sine = angles.cos(), angles.sin()
+    if config.rope_amplitude != 1.0:
+        cosine, sine = cosine * config.rope_amplitude, sine * config.rope_amplitude
+    return Rotation(cosine.to(dtype)[..., None, :], sine.to(dtype)[..., None, :])
 
 
 def rotate(heads: Tensor, rotation: Rotation | None) -> Tensor:
@@ -48,7 +58,7 @@ def rotate(heads: Tensor, rotation: Rotation | None) -> Tensor:
 class _Rotate(torch.autograd.Function):
     """The same outside of the compiler: half the passes over memory, and nothing of the heads is kept.
 
-    The gradient of a rotation is the rotation back.
+    The gradient of a rotation is the rotation back (of a scaled one: scaled alike).
     """
 
     @staticmethod

@@ -128,6 +128,10 @@ class AttentionShape:
     output_gate: bool = False
     # Latents times sqrt(hidden_size / width) after their norm (MLRA, arXiv 2603.02188)
     latent_scaling: bool = False
+    # What pretrained models with cached keys and values may have: biases of the projections, and a norm per head
+    input_bias: bool = False
+    output_bias: bool = False
+    query_key_norm: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -168,6 +172,8 @@ class AttentionShape:
         self._check("rope_dim", not tied or self.rope_dim <= head_dim, part)
 
         self._check("split_query_latent", latent or not self.split_query_latent, "only mla and gla have it")
+        for name in ("input_bias", "output_bias", "query_key_norm"):
+            self._check(name, mechanism in PLAIN or not getattr(self, name), "only mha, mqa and gqa have it")
         if latent:
             for name in ("latent_dim", "query_latent_dim"):
                 self._check(name, getattr(self, name) >= 1, "it must be at least 1")
@@ -252,6 +258,8 @@ class AttentionShape:
             norms = self.query_latent_dim + latent_width
             biases = self.query_latent_dim + query_width + latent_width + self.rope_dim + heads * 2 * head_dim
             return weights + norms + output + (biases if self.low_rank_bias else 0)
+        output += (heads + 2 * self.key_value_heads) * head_dim if self.input_bias else 0
+        output += (d if self.output_bias else 0) + (2 * head_dim if self.query_key_norm else 0)
         query = d * heads * head_dim
         if self.mechanism is AttentionMechanism.gta:
             bias = self.rope_dim if self.low_rank_bias else 0

@@ -73,7 +73,7 @@ class SharedPrompts:
     def hidden_states(self, decoder: Decoder) -> Tensor:
         """The decoder's final hidden states at `predicting`, (M, d)."""
         hidden = decoder.embedding(self.tokens)[None]
-        rotation = rotation_at(self.positions[None], decoder.rope_dim, decoder.config.rope_base, hidden.dtype)
+        rotation = rotation_at(self.positions[None], decoder.config, hidden.dtype)
         mask = self._additive_mask(hidden.dtype)
         for block in decoder.blocks:
             hidden = block.over_shared_prompts(hidden, rotation, partial(self.attend, mask=mask))

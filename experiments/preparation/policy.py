@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 import experiments.models.transformer  # noqa: F401 (registers our models with the Auto classes)
 from conf.rlhf_config import PolicyTaskConfig
 from conf.train_config import TrainConfig
+from experiments.models.from_transformers import NotConvertible, converted
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.runs.external_inputs import identity_of_input
 from experiments.runs.foreign_files import loading, refuse_missing_weights
@@ -73,6 +74,20 @@ def _sampler(
     return GenerateSampler(model, tokenizer, max_new_tokens=most, stop_tokens=task.stop_tokens)
 
 
+def _on_the_decode_engine(model: PreTrainedModel, run: Run) -> PreTrainedModel:
+    """`model` as one of ours, where our decoder is what it computes."""
+    if isinstance(model, RlExpForCausalLM):
+        return model
+    try:
+        return converted(model)
+    except NotConvertible as error:
+        run.console.print(
+            f"[bold]policy[/]    draws through generate of transformers, not through the decode engine: {error}",
+            highlight=False,
+        )
+        return model
+
+
 def load_policy(config: PolicyTaskConfig, run: Run, device: torch.device, make_policy: PolicyMaker) -> Policy:
     """The policy that the configuration names or describes; made first where it does not exist yet.
 
@@ -100,6 +115,7 @@ def load_policy(config: PolicyTaskConfig, run: Run, device: torch.device, make_p
         refuse_missing_weights(info)
     if rate := disable_dropout(model):
         run.console.print(f"[bold]policy[/]    its dropout of {rate:g} is off", highlight=False)
+    model = _on_the_decode_engine(model, run)
     if directory is None:
         identity = identity_of_input(path, config.policy.revision)
         address = content_hash(identity)
