@@ -68,9 +68,7 @@ def compare(model: PreTrainedModel, arguments: argparse.Namespace) -> list[dict[
     completions = arguments.prompts * arguments.samples
     tokenizer = Texts(tokenizer_object=word_tokenizer().backend_tokenizer, pad_token="w0")
     size = {"max_new_tokens": arguments.new_tokens, "batch_size": completions}
-    engine = EngineSampler(
-        converted(model), tokenizer, longest_prompt=arguments.prompt_tokens, stop_tokens=(), **size
-    )
+    engine = EngineSampler(converted(model), tokenizer, longest_prompt=arguments.prompt_tokens, stop_tokens=(), **size)
     stock = GenerateSampler(model, tokenizer, stop_tokens=[vocabulary], **size)  # no token ends a completion
     alone: list[float] = []
     generate = model.generate

@@ -25,6 +25,7 @@ from experiments.tasks.task import Outputs, Prompt, Task, outputs_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+MOST_CACHE_BYTES = 2**33  # of one sampler's cache, which fewer sequences keep
 MOST_SEQUENCES = 64  # that decode at once: enough to feed the processor, few enough to stay in its cache
 
 
@@ -123,6 +124,8 @@ class EngineSampler:
     ) -> None:
         self.tokenizer, self.max_new_tokens, self.stop_tokens = tokenizer, max_new_tokens, tuple(stop_tokens)
         longest = longest_prompt + max_new_tokens
+        row_bytes = model.config.layers * model.config.model_shape().attention.cached_elements() * dtype.itemsize
+        batch_size = max(1, min(batch_size, MOST_CACHE_BYTES // (longest * row_bytes)))
         self.engine = DecodeEngine(
             model, batch_size=batch_size, max_length=longest, weight_dtype=dtype, cache_dtype=dtype
         )

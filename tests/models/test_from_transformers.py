@@ -55,7 +55,7 @@ CASES = {
     "llama with llama3 scaling": LlamaConfig(**SIZES, rope_parameters=LLAMA3 | SHORT),
     "mistral": MistralConfig(**SIZES, sliding_window=None, head_dim=16),
     "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
-    "qwen2 with yarn": Qwen2Config(**SIZES, rope_parameters={"rope_type": "yarn", "factor": 4.0, **SHORT}),
+    "qwen2 with yarn": Qwen2Config(**SIZES, rope_parameters={"rope_type": "yarn", "factor": 8.0, **SHORT}),
     "qwen3": Qwen3Config(**SIZES, head_dim=16),
     "qwen3 with biases, tied": Qwen3Config(**SIZES, head_dim=16, attention_bias=True, tie_word_embeddings=True),
     "seed_oss": SeedOssConfig(**SIZES, head_dim=16, attention_bias=True, attention_out_bias=True),
@@ -114,6 +114,11 @@ def test_logits_of_the_decode_engine_equal_those_of_transformers(pair, kernel):
     steps = [engine.prefill(cache, tokens[:, :PROMPT].tolist(), [[0], [1]])]
     steps += [engine.decode(cache, tokens[:, i : i + 1], [0, 1])[:, 0] for i in range(PROMPT, LENGTH)]
     assert_close(torch.stack(steps, dim=1), theirs(tokens).logits[:, PROMPT - 1 :])
+
+
+def test_the_decode_engine_takes_converted_weights_in_half_precision(pair):
+    """It refuses to start where its logits are not the model's."""
+    DecodeModel(pair[1], dtype=torch.bfloat16)
 
 
 @torch.no_grad()
@@ -192,7 +197,10 @@ def test_gradients_equal_those_of_transformers():
         (Olmo2Config(**SIZES), "Olmo2ForCausalLM is of another family than Llama, Mistral, Qwen2, Qwen3"),
         (Gemma2Config(**SIZES), "Gemma2ForCausalLM is of another family"),
         (MixtralConfig(**SIZES), "MixtralForCausalLM is of another family"),
-        (GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2), "GPT2LMHeadModel is of another family"),
+        (
+            GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0),
+            "GPT2LMHeadModel is of another family",
+        ),
         (
             GPTNeoXConfig(
                 vocab_size=61, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2

@@ -47,6 +47,7 @@ def run(tmp_path_factory):
     result = CliRunner().invoke(app, ["rlhf", *words])
     assert result.exit_code == 0, result.output
     assert "its dropout of 0.1 is off" in result.output
+    assert "through generate of transformers, not through the decode engine: GPT2LMHeadModel" in result.output
     return only_run(folder)
 
 

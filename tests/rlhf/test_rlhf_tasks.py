@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rlhf_cases import metric_rows, only_run, tiny_rlhf
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from experiments.data.tokenizer import PlainBytes
 
@@ -107,7 +107,10 @@ def test_a_hub_policy_learns_from_a_hub_data_set(rl_exp, tmp_path, hub, reward):
     assert not (tmp_path / "outputs" / "train").exists()
     first = next(row for row in metric_rows(run) if row["step"] == 0)
     assert first["probe/kl"] == pytest.approx(0, abs=1e-4)
-    assert (run / "model" / "model.safetensors").is_file()
+    assert "through generate of transformers" not in result.output
+    trained, initial = (AutoModelForCausalLM.from_pretrained(folder) for folder in (run / "model", hub / "policy"))
+    assert type(trained) is LlamaForCausalLM
+    assert not torch.equal(trained.lm_head.weight, initial.lm_head.weight)
 
 
 def test_a_reward_model_that_is_not_there_is_named(rl_exp, tmp_path, hub):
