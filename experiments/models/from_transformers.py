@@ -136,8 +136,7 @@ def configuration_of(model: PreTrainedModel) -> RlExpConfig:
     """The configuration of ours for `model`; NotConvertible where none describes it."""
     config = model.config
     if type(model) not in FAMILIES:
-        families = ", ".join(family.__name__.removesuffix("ForCausalLM") for family in FAMILIES)
-        raise NotConvertible(f"{type(model).__name__} is of another family than {families}")
+        raise NotConvertible(f"{type(model).__name__} is not shaped like Llama")
     if getattr(config, "quantization_config", None) is not None:
         raise NotConvertible("its weights are quantised")
     window = getattr(config, "sliding_window", None)

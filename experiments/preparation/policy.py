@@ -81,10 +81,7 @@ def _on_the_decode_engine(model: PreTrainedModel, run: Run) -> PreTrainedModel:
     try:
         return converted(model)
     except NotConvertible as error:
-        run.console.print(
-            f"[bold]policy[/]    draws through generate of transformers, not through the decode engine: {error}",
-            highlight=False,
-        )
+        run.console.print(f"[bold]policy[/]    uses generate, not the decode engine: {error}", highlight=False)
         return model
 
 

@@ -194,18 +194,18 @@ def test_gradients_equal_those_of_transformers():
             LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}),
             "rope_type=dynamic is not one of default, linear, llama3, yarn",
         ),
-        (Olmo2Config(**SIZES), "Olmo2ForCausalLM is of another family than Llama, Mistral, Qwen2, Qwen3"),
-        (Gemma2Config(**SIZES), "Gemma2ForCausalLM is of another family"),
-        (MixtralConfig(**SIZES), "MixtralForCausalLM is of another family"),
+        (Olmo2Config(**SIZES), "Olmo2ForCausalLM is not shaped like Llama"),
+        (Gemma2Config(**SIZES), "Gemma2ForCausalLM is not shaped like Llama"),
+        (MixtralConfig(**SIZES), "MixtralForCausalLM is not shaped like Llama"),
         (
             GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0),
-            "GPT2LMHeadModel is of another family",
+            "GPT2LMHeadModel is not shaped like Llama",
         ),
         (
             GPTNeoXConfig(
                 vocab_size=61, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
             ),
-            "GPTNeoXForCausalLM is of another family",
+            "GPTNeoXForCausalLM is not shaped like Llama",
         ),
     ],
 )
