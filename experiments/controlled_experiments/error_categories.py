@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from experiments.controlled_experiments.findings import Finding, Findings, Progress, counted
-from experiments.controlled_experiments.statements import CATEGORIES
+from experiments.controlled_experiments.statements import CATEGORIES, statements_of
 from experiments.policies.ascent import Advance, Trajectory, ascend, reward_gradient
 from experiments.policies.problems import Problem
 from experiments.policies.softmax import SoftmaxPolicy, expected
@@ -37,6 +37,7 @@ from experiments.runs.seeds import SeedStreams
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SAYS = statements_of("error_categories")
 EFFECTS = ("harmful", "benign", "beneficial")
 
 
@@ -213,7 +214,7 @@ def judged(tabular: bool, horizon: int, category: Tensor, outcome: Tensor, effec
     Of benign errors the mean absolute effect, because effects of both signs must not cancel.
     """
     findings = []
-    for name, (on_tabular, on_features) in CATEGORIES.items():
+    for name in CATEGORIES:
         label = RewardError[name]
         chosen = category == label
         per_problem = chosen.sum(dim=1)
@@ -222,7 +223,7 @@ def judged(tabular: bool, horizon: int, category: Tensor, outcome: Tensor, effec
         means = ((sizes * chosen).sum(dim=1) / per_problem)[per_problem > 0].numpy()
         right = (outcome == label.predicted_effect)[chosen].double().mean()
         findings.append(
-            (on_tabular if tabular else on_features).found(
+            SAYS[f"{'' if tabular else 'features.'}{name}"].found(
                 student_interval(means) if means.size else no_interval(),
                 f"mean {'absolute ' if benign else ''}effect of an error on ground truth reward; the label's sign is "
                 f"right for {float(right):.0%} of {counted(int(chosen.sum()), 'error')}",

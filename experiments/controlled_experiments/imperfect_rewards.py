@@ -24,14 +24,7 @@ import torch
 from torch import Tensor
 
 from experiments.controlled_experiments.findings import Finding, Findings, Progress, computed, counted, number
-from experiments.controlled_experiments.statements import (
-    EARLY_STOP,
-    HIGHER_VARIANCE,
-    NEGATIVE_PRODUCT,
-    POSITIVE_PRODUCT,
-    PROXY_FIRST,
-    SAMPLED_PROXY,
-)
+from experiments.controlled_experiments.statements import statements_of
 from experiments.policies.ascent import FirstCrossing, Trajectory, ascend, flow_until, log_spaced_steps, reward_gradient
 from experiments.policies.gradients import Estimator
 from experiments.policies.problems import Problem
@@ -45,6 +38,7 @@ from experiments.runs.seeds import SeedStreams
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SAYS = statements_of("imperfect_rewards")
 GROUND_TRUTH = (1.0, 0.8, -1.0, -1.0, -1.0)
 PROXY = (1.0, -1.0, -1.0, -1.0, -1.0)
 MEDIOCRE_PROBABILITY = 0.5
@@ -219,7 +213,7 @@ def exact_findings(
     for arm, case in enumerate(arms.names[:count]):
         truth_time, proxy_time = times[arm], times[count + arm]
         proxy_first.append(
-            PROXY_FIRST.found(
+            SAYS["proxy_first"].found(
                 computed(truth_time / proxy_time if 0 < proxy_time < math.inf else math.nan),
                 f"ratio of gradient flow times to P(y*) = {REACHED}, ground truth over proxy; in updates of "
                 f"{learning_rate:g} ground truth needs {number(truth_time / learning_rate)}, the proxy "
@@ -228,7 +222,7 @@ def exact_findings(
             )
         )
         early_stop.append(
-            EARLY_STOP.found(
+            SAYS["early_stop"].found(
                 computed(float(rewards[early, arm] - rewards[early, count + arm])),
                 f"ground truth reward after {counted(steps[early], 'update')}, trained on ground truth minus trained "
                 "on proxy",
@@ -240,7 +234,7 @@ def exact_findings(
             (truth_variance, proxy_variance) if proxy_time < truth_time else (proxy_variance, truth_variance)
         )
         higher_variance.append(
-            HIGHER_VARIANCE.found(
+            SAYS["higher_variance"].found(
                 computed(faster / slower if proxy_time != truth_time and slower > 0 else math.nan),
                 "initial variance of the faster reward over that of the slower one",
                 case=case,
@@ -256,8 +250,8 @@ def feature_findings(arms: Arms, best: Tensor) -> list[Finding]:
         f"ratio of gradient flow times (cut at {LONGEST:.0e}) to P(y*) = {REACHED} under the ground truth reward, "
     )
     return [
-        NEGATIVE_PRODUCT.found(computed(negative / orthogonal), measured + "negative over orthogonal"),
-        POSITIVE_PRODUCT.found(computed(orthogonal / positive), measured + "orthogonal over positive"),
+        SAYS["negative_product"].found(computed(negative / orthogonal), measured + "negative over orthogonal"),
+        SAYS["positive_product"].found(computed(orthogonal / positive), measured + "orthogonal over positive"),
     ]
 
 
@@ -273,7 +267,7 @@ def sampled_findings(arms: Arms, hits: Tensor, steps: int) -> list[Finding]:
     reached = torch.isfinite(hits).double()
     count = len(arms.names) // 2
     return [
-        SAMPLED_PROXY.found(
+        SAYS["sampled_proxy"].found(
             student_interval((reached[count + arm] - reached[arm]).numpy()),
             f"share of seeds with P(y*) >= {REACHED} within {steps:,} updates, proxy minus ground truth "
             f"({float(reached[count + arm].mean()):.0%} - {float(reached[arm].mean()):.0%})",

@@ -28,13 +28,7 @@ import torch
 from torch import Tensor
 
 from experiments.controlled_experiments.findings import Findings, Progress
-from experiments.controlled_experiments.statements import (
-    ALIGNED_RISES,
-    LEARNABLE_SPEED,
-    OPPOSED_FALLS,
-    SIGNAL_PREDICTS,
-    UNLEARNABLE,
-)
+from experiments.controlled_experiments.statements import statements_of
 from experiments.policies.ascent import Trajectory, ascend, log_spaced_steps, reward_gradient
 from experiments.policies.signals import exact_signals
 from experiments.policies.softmax import SoftmaxPolicy, expected
@@ -48,6 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SAYS = statements_of("learnable_variance")
 CORRELATION = 0.4  # of every reward model with the ground truth, under the initial policy
 ALONG, ASIDE = 0.3, 0.4  # learnable parts of `direction`: along the ground truth's (plus or minus) and orthogonal to it
 DIRECTIONS = ("aligned", "opposed")
@@ -106,22 +101,22 @@ def learnable_variance(
     predicted = np.array([np.corrcoef(teaching[:, seed], true[:, seed])[0, 1] for seed in range(seeds)])
     spread = float((variance - 1).abs().max())
     statements = [
-        LEARNABLE_SPEED.found(
+        SAYS["speed"].found(
             student_interval(slopes),
             f"slope of log proxy increase after {steps} updates against log learnable share; all reward variances are "
             f"1 within {spread:.1g}, mean accuracies between {accuracy.mean(-1).min():.3f} and "
             f"{accuracy.mean(-1).max():.3f}",
         ),
         *(
-            UNLEARNABLE.found(
+            SAYS["unlearnable"].found(
                 student_interval(true[place]), f"increase of the ground truth after {steps} updates, learnable share 0"
             )
             for place, share in enumerate(shares)
             if share == 0
         ),
-        ALIGNED_RISES.found(student_interval(aligned), "increase of the ground truth"),
-        OPPOSED_FALLS.found(student_interval(opposed), "increase of the ground truth"),
-        SIGNAL_PREDICTS.found(
+        SAYS["aligned"].found(student_interval(aligned), "increase of the ground truth"),
+        SAYS["opposed"].found(student_interval(opposed), "increase of the ground truth"),
+        SAYS["signal_predicts"].found(
             student_interval(predicted),
             f"Pearson's r of teaching signal and increase of the ground truth over all {len(rewards)} reward models",
         ),

@@ -29,15 +29,7 @@ from torch import Tensor
 
 from experiments.controlled_experiments.findings import Finding, Findings, Progress, computed, number
 from experiments.controlled_experiments.partial_credit_figures import draw_map, draw_sampled
-from experiments.controlled_experiments.statements import (
-    BOTH_RARE,
-    EASY_AND_RARE,
-    MORE_SHARING,
-    NEXT_TO_NONE,
-    SAMPLED_AGREES,
-    SHARING_ALONE,
-    STD_RELIEF,
-)
+from experiments.controlled_experiments.statements import statements_of
 from experiments.policies.ascent import Advance, FirstCrossing, ascend, flow_until, reward_gradient
 from experiments.policies.gradients import Estimator
 from experiments.policies.softmax import SoftmaxPolicy, log_linear_policy
@@ -46,6 +38,7 @@ from experiments.runs.seeds import SeedStreams
 
 Floats = NDArray[np.float64]
 
+SAYS = statements_of("partial_credit")
 CREDITS = {"binary": (1.0, 0.0, 0.0, 0.0), "partial": (1.0, 0.5, 0.5, 0.0)}
 BOTH = (1.0, 0.0, 0.0, 0.0)
 HARD_PROBABILITY = 0.02
@@ -222,24 +215,24 @@ def exact_findings(grid: Grid, penalty: dict[bool, Floats]) -> list[Finding]:
     stalling = plain[0] > math.log10(2)
     left = penalty[True][0][stalling] / plain[0][stalling]
     return [
-        EASY_AND_RARE.found(
+        SAYS["easy_and_rare"].found(
             computed(float(plain[0, -1, rare].min())), f"smallest {ratio}: easy {grid.easy[-1]:g}, {least}"
         ),
-        BOTH_RARE.found(
+        SAYS["both_rare"].found(
             computed(float(plain[-1, 0, rare].max())),
             f"largest {ratio}: easy {grid.easy[0]:g} beside hard {HARD_PROBABILITY:g}, {most}; over all joint "
             f"probabilities up to {grid.joint[-1]:g} it is {plain[-1, 0].max():+.3f}",
         ),
-        SHARING_ALONE.found(
+        SAYS["sharing_alone"].found(
             computed(float(plain[-1, -1, rare].min())), f"smallest {ratio}: easy {grid.easy[-1]:g}, {most}"
         ),
-        MORE_SHARING.found(
+        SAYS["more_sharing"].found(
             computed(float((change <= 0).mean())),
             f"share of the {change.size} settings with joint at most {RARE:g} in which the log10 ratio does not rise "
             f"from sharing {grid.sharing[0]:g} to {grid.sharing[-1]:g}; median change {np.median(change):+.2f}, "
             f"largest {change.max():+.2f}",
         ),
-        STD_RELIEF.found(
+        SAYS["std_relief"].found(
             computed(float(np.median(left))) if left.size else no_interval(),
             f"median share of the penalty left, over the {left.size} settings with sharing {grid.sharing[0]:g} in "
             f"which partial credit is more than twice as slow; between .25 and .5 in "
@@ -258,7 +251,7 @@ def sampled_findings(grid: Grid, sampled: dict[bool, Floats], expected: dict[boo
             clear = np.abs(log_ratio) >= CLEAR
             score = (np.sign(log_ratio)[:, None] * binary_first)[clear]
             findings.append(
-                SAMPLED_AGREES.found(
+                SAYS["sampled_agrees"].found(
                     student_interval(score.mean(axis=0)) if len(score) else no_interval(),
                     "share of runs in which the favoured credit is first minus share in which the other is; exact "
                     f"log10 ratios, partial over binary, {log_ratio.min():+.2f} to {log_ratio.max():+.2f}, counted "
@@ -270,7 +263,7 @@ def sampled_findings(grid: Grid, sampled: dict[bool, Floats], expected: dict[boo
     binary, partial = np.isfinite(sampled[True][:, -1, 0]).astype(float)  # [S] each
     return [
         *findings,
-        NEXT_TO_NONE.found(
+        SAYS["next_to_none"].found(
             student_interval(partial - binary),
             f"share of seeds in which GRPO with std succeeds, partial ({partial.mean():.0%}) minus binary "
             f"({binary.mean():.0%}), initial P(both) = {number(grid.joint[0])}, sharing {grid.sharing[-1]:g}",

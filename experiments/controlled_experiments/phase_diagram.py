@@ -25,13 +25,7 @@ import torch
 from torch import Tensor
 
 from experiments.controlled_experiments.findings import Finding, Findings, Progress, computed, counted, number
-from experiments.controlled_experiments.statements import (
-    DERIVED_EXPONENT,
-    PROXY_EXPONENT,
-    REVERSAL,
-    TRUTH_EXPONENT,
-    WORSE_STALLING,
-)
+from experiments.controlled_experiments.statements import statements_of
 from experiments.policies.ascent import Advance, FirstCrossing, flow_until, reward_gradient
 from experiments.policies.softmax import SoftmaxPolicy, log_linear_policy, tabular_policy
 from experiments.reports.reward_styles import REWARD_COLOURS
@@ -42,6 +36,7 @@ from experiments.runs.seeds import SeedStreams
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SAYS = statements_of("phase_diagram")
 REACHED = 0.9
 MEDIOCRE_PROBABILITY = 0.5
 BAD_OUTPUTS = 3
@@ -215,9 +210,11 @@ def exponent_findings(slopes: dict[int, np.ndarray], lowest: dict[int, float]) -
         )
         predicted = predicted_exponent(bad_outputs)
         findings += [
-            TRUTH_EXPONENT.found(student_interval(truth), over, case=case),
-            PROXY_EXPONENT.found(student_interval(proxy), over, case=case),
-            DERIVED_EXPONENT.found(student_interval(truth / predicted), f"{over}, over {predicted:g}", case=case),
+            SAYS["truth_exponent"].found(student_interval(truth), over, case=case),
+            SAYS["proxy_exponent"].found(student_interval(proxy), over, case=case),
+            SAYS["derived_exponent"].found(
+                student_interval(truth / predicted), f"{over}, over {predicted:g}", case=case
+            ),
         ]
     return findings
 
@@ -239,7 +236,7 @@ def angle_findings(
             continue
         j, k = np.unravel_index(int(log_ratio[index].argmin()), log_ratio[index].shape)
         findings.append(
-            REVERSAL.found(
+            SAYS["reversal"].found(
                 computed(float(log_ratio[index, j, k])),
                 "smallest log10 ratio of flow times, ground truth over proxy, over the map at this angle: at "
                 f"mediocre reward {mediocre_rewards[j]:g}, p* = {number(float(probabilities[k]))}; the ratio is below "
@@ -252,7 +249,7 @@ def angle_findings(
         stalls = log_ratio[flat] >= 1  # at orthogonal features the ground truth needs ten times as long as the proxy
         slower = (times[0, lowest] >= times[0, flat])[stalls]
         findings.append(
-            WORSE_STALLING.found(
+            SAYS["worse_stalling"].found(
                 computed(float(slower.mean()) if slower.size else math.nan),
                 f"share of the {slower.size} settings stalling at {angles[flat]:g} degrees (ground truth ten times "
                 "slower than the proxy) in which ground truth training is no faster at this angle, or arrives at "

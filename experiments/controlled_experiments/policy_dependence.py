@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from experiments.controlled_experiments.findings import Finding, Findings, Progress, number
-from experiments.controlled_experiments.statements import NO_BOUND, OWN_TEACHER
+from experiments.controlled_experiments.statements import statements_of
 from experiments.policies.ascent import FirstCrossing, flow_until, reward_gradient
 from experiments.policies.softmax import tabular_policy
 from experiments.reports.style import BLUE, VERMILION, figure_style
@@ -31,6 +31,7 @@ from experiments.runs.seeds import SeedStreams
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SAYS = statements_of("policy_dependence")
 LIKELY = 0.1
 NAMES = ("a", "b")  # of the policies, and in capitals of their reward models
 
@@ -117,7 +118,7 @@ def findings_of(log_ratio: np.ndarray, excluded: np.ndarray) -> list[Finding]:
     rarer = slice(len(excluded) // 2, None)
     ratio = "log10 of the ratio of times, the other reward model over its own"
     own = [
-        OWN_TEACHER.found(
+        SAYS["own_teacher"].found(
             student_interval((1 - 2 * policy) * log_ratio[policy, -1]),
             f"{ratio}, at an excluded probability of {number(float(excluded[-1]))}",
             case=f"policy {name}",
@@ -126,7 +127,7 @@ def findings_of(log_ratio: np.ndarray, excluded: np.ndarray) -> list[Finding]:
     ]
     slopes = [np.polyfit(np.log10(excluded[rarer]), np.abs(values[rarer]), 1)[0] for values in log_ratio]
     return own + [
-        NO_BOUND.found(
+        SAYS["no_bound"].found(
             student_interval(slope),
             "slope of log10 ratio against log10 excluded probability, rarer half of the points",
             case=f"policy {name}",

@@ -26,16 +26,7 @@ import torch
 from torch import Tensor
 
 from experiments.controlled_experiments.findings import Finding, Findings, Progress, computed, number
-from experiments.controlled_experiments.statements import (
-    BEST_OF,
-    FAST_INACCURATE,
-    GRADIENT_EXPONENT,
-    INACCURATE,
-    SHRUNK_GRADIENT,
-    SHRUNK_SLOW,
-    SHRUNK_TIME,
-    TIME_EXPONENT,
-)
+from experiments.controlled_experiments.statements import statements_of
 from experiments.policies.ascent import Advance, FirstCrossing, flow_until, reward_gradient
 from experiments.policies.gradients import exact_gradient
 from experiments.policies.softmax import expected, tabular_policy
@@ -49,6 +40,7 @@ from experiments.runs.seeds import SeedStreams
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SAYS = statements_of("reward_variance")
 SAMPLES = 16  # of best-of-N
 FAMILIES = ("shrunk", "rare", "inverted")
 COLOURS = {"shrunk": REWARD_COLOURS["perfect_low_variance"], "rare": ORANGE, "inverted": GREEN}
@@ -173,7 +165,8 @@ def exponent_findings(slopes: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[
     """Theorem 1: slopes of time and of gradient norm against variance, by family."""
     findings = []
     for name, (time, norm) in slopes.items():
-        of_time, of_norm = (SHRUNK_TIME, SHRUNK_GRADIENT) if name == "shrunk" else (TIME_EXPONENT, GRADIENT_EXPONENT)
+        of_time = SAYS["shrunk_time"] if name == "shrunk" else SAYS["time_exponent"]
+        of_norm = SAYS["shrunk_gradient"] if name == "shrunk" else SAYS["gradient_exponent"]
         against = "against log initial reward variance"
         findings += [
             of_time.found(student_interval(time), f"slope of log time {against}", case=f"{name} rewards"),
@@ -188,17 +181,17 @@ def accuracy_findings(accuracy: Tensor, times: Tensor, probabilities: Tensor) ->
     perfect = times[0]  # [knobs, seeds]
     product = (times[2] * probabilities[2, ..., 0]).log10()
     return [
-        SHRUNK_SLOW.found(
+        SAYS["shrunk_slow"].found(
             student_interval((perfect[-1] / perfect[0]).numpy()),
             "ratio of times of the perfectly accurate rewards times 0.001 and times 1 (accuracy "
             f"{float(accuracy[0].min()):.2f})",
         ),
-        FAST_INACCURATE.found(
+        SAYS["fast_inaccurate"].found(
             student_interval(log_log_slopes(probabilities[2, ..., 0], times[2])),
             f"slope of log time against log pi_0(best output), accuracy {float(accuracy[2].max()):.3f} (2/|Y| = "
             f"{bound:.3f}); times x pi_0 between {10 ** float(product.min()):.2f} and {10 ** float(product.max()):.2f}",
         ),
-        INACCURATE.found(
+        SAYS["inaccurate"].found(
             computed(float(accuracy[2].max()) / bound), "largest share of all pairs that it orders correctly"
         ),
     ]
@@ -208,7 +201,7 @@ def best_of_finding(probabilities: Tensor, ground_truth: Tensor, inverted: Tenso
     """Proposition 1: selection, unlike gradients, does not mind low variance."""
     accurate = best_of(probabilities, 0.001 * ground_truth, ground_truth)
     fast = best_of(probabilities, inverted, ground_truth)  # [knobs, seeds]
-    return BEST_OF.found(
+    return SAYS["best_of"].found(
         student_interval((accurate - fast).amin(dim=0).numpy()),
         f"expected ground truth of best-of-{SAMPLES}, perfectly accurate rewards times 0.001 minus inverted rewards "
         "(the fast teacher above), the smallest difference over knobs",

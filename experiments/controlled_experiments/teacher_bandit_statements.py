@@ -8,23 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.controlled_experiments.findings import Finding
-from experiments.controlled_experiments.statements import (
-    CONTROL_ACCURACY,
-    CONTROL_SPEED,
-    CONTROL_VARIANCE,
-    EARLY_PROXIES,
-    HARM_AWARE_BETTER,
-    OFF_POLICY_ALONE,
-    ON_POLICY_ALONE,
-    PERFECT_IS_SLOW,
-    RANDOM_ACCURACY,
-    RANDOM_VARIANCE,
-    TOGETHER,
-    VARIANCE_PROXY,
-    VARIANCE_TRUTH,
-)
+from experiments.controlled_experiments.statements import statements_of
 from experiments.reward_metrics.correlations import chosen_by_other_seeds, student_interval
 
+SAYS = statements_of("teacher_bandit")
 SIX = "the paper's six"
 PROXIES = slice(1, 6)  # of the six, in order of Table 1, after the ground truth itself; then the perfect one
 
@@ -45,18 +32,18 @@ def paper_findings(
     low, half = names.index("perfect, low variance"), names.index("50% on-policy")
     together = per_seed[SIX, "mean_of_variance_and_accuracies", "ground_truth"]
     findings = [
-        VARIANCE_PROXY.found(student_interval(per_seed[SIX, "variance", "proxy"]), over),
-        VARIANCE_TRUTH.found(student_interval(per_seed[SIX, "variance", "ground_truth"]), over),
-        ON_POLICY_ALONE.found(student_interval(per_seed[SIX, "on_policy_accuracy", "ground_truth"]), over),
-        OFF_POLICY_ALONE.found(student_interval(per_seed[SIX, "off_policy_accuracy", "ground_truth"]), over),
-        TOGETHER.found(
+        SAYS["variance_proxy"].found(student_interval(per_seed[SIX, "variance", "proxy"]), over),
+        SAYS["variance_truth"].found(student_interval(per_seed[SIX, "variance", "ground_truth"]), over),
+        SAYS["on_policy_alone"].found(student_interval(per_seed[SIX, "on_policy_accuracy", "ground_truth"]), over),
+        SAYS["off_policy_alone"].found(student_interval(per_seed[SIX, "off_policy_accuracy", "ground_truth"]), over),
+        SAYS["together"].found(
             student_interval(together - per_seed[SIX, "variance", "ground_truth"]),
             "difference of Pearson's r with ground truth increase, within seeds",
         ),
-        PERFECT_IS_SLOW.found(
+        SAYS["perfect_is_slow"].found(
             student_interval(truth[low] - truth[half]), paired + "perfect and low variance minus 50% on-policy"
         ),
-        EARLY_PROXIES.found(
+        SAYS["early_proxies"].found(
             student_interval(chosen_by_other_seeds(early_truth[PROXIES]) - early_truth[0]),
             f"{paired}best of the five proxies minus ground truth as the training reward, after {early_step:,} updates",
         ),
@@ -64,7 +51,7 @@ def paper_findings(
     for group in {group for group, _, _ in per_seed} - {SIX}:
         over = f"mean over seeds of Pearson's r over {group} reward models of independent variance and accuracy"
         findings += [
-            RANDOM_VARIANCE.found(
+            SAYS["random_variance"].found(
                 student_interval(per_seed[group, "variance", outcome]),
                 over,
                 case=f"{group} reward models, {outcome.replace('_', ' ')}",
@@ -74,8 +61,8 @@ def paper_findings(
         accuracy = per_seed[group, "on_policy_accuracy", "ground_truth"]
         better = per_seed[group, "harm_aware_accuracy", "ground_truth"] - per_seed[group, "accuracy", "ground_truth"]
         findings += [
-            RANDOM_ACCURACY.found(student_interval(accuracy), over, case=f"{group} reward models"),
-            HARM_AWARE_BETTER.found(
+            SAYS["random_accuracy"].found(student_interval(accuracy), over, case=f"{group} reward models"),
+            SAYS["harm_aware_better"].found(
                 student_interval(better),
                 "difference of Pearson's r with ground truth increase, within seeds",
                 case=f"{group} reward models",
@@ -90,14 +77,14 @@ def control_findings(increase: dict[str, np.ndarray], properties: dict[str, np.n
     order = properties["on_policy_accuracy"][PROXIES].mean(axis=1)
     by_seed = [np.corrcoef(order, truth)[0, 1] for truth in increase["ground_truth"][PROXIES].T]
     return [
-        CONTROL_VARIANCE.found(
+        SAYS["control_variance"].found(
             student_interval(np.ptp(variance, axis=0)), "largest minus smallest variance of the five proxies of Table 1"
         ),
-        CONTROL_SPEED.found(
+        SAYS["control_speed"].found(
             student_interval(np.ptp(gap, axis=0) / gap.mean(axis=0)),
             "largest minus smallest proxy increase of the five, relative to the mean",
         ),
-        CONTROL_ACCURACY.found(
+        SAYS["control_accuracy"].found(
             student_interval(by_seed),
             "Pearson's r of mean on-policy accuracy with ground truth increase over the five, mean over seeds",
         ),

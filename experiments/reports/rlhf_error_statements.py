@@ -19,84 +19,38 @@ REVIEW = "2026-11-30"
 UNEVEN, EVEN = 4.0, 2.0  # one constraint is met so many times as often as the other before training
 HANDICAP = 0.05  # of the ground truth reward: less is "no handicap"
 
-HARM_AWARE_BETTER = Statement(
-    id="rlhf.harm_aware_better",
-    says="harm-aware accuracy correlates better with the ground truth increase than accuracy",
+# fmt: off
+HARM_AWARE_BETTER = Statement(id="rlhf.harm_aware_better", unit="reward models", ruled=FIRST, above=0.0,
     source=ERRORS + "Figure 3",
-    unit="reward models",
-    ruled=FIRST,
-    above=0.0,
-)
-HARM_AWARE_PREDICTS = Statement(
-    id="rlhf.harm_aware_predicts",
-    says="harm-aware accuracy predicts the ground truth increase",
+    says="harm-aware accuracy correlates better with the ground truth increase than accuracy")
+HARM_AWARE_PREDICTS = Statement(id="rlhf.harm_aware_predicts", unit="reward models", ruled=FIRST, above=0.0,
     source=ERRORS + "Figure 3",
-    unit="reward models",
-    ruled=FIRST,
-    above=0.0,
-)
-HARM_AWARE_WEAK = Statement(
-    id="rlhf.harm_aware_weak",
-    says="but weakly: the correlation of harm-aware accuracy stays below .4",
+    says="harm-aware accuracy predicts the ground truth increase")
+HARM_AWARE_WEAK = Statement(id="rlhf.harm_aware_weak", unit="reward models", ruled=FIRST, at_most=0.4,
     source=ERRORS + "Figure 3",
-    unit="reward models",
-    ruled=FIRST,
-    at_most=0.4,
-)
-WEIGHTING = Statement(
-    id="rlhf.weighting",
-    says="weighting harm-aware accuracy by probability is no gain",
-    source=ERRORS + "Figure 3",
-    unit="reward models",
-    ruled=FIRST,
-    at_most=0.0,
-)
-OVERPAYING = Statement(
-    id="rlhf.overpaying",
-    says="overpaying a bad output is harmful: it teaches less than the ground truth",
-    source=ERRORS + "section 3",
-    unit="seeds",
-    ruled=FIRST,
-    below=0.0,
-)
-SUPPRESSING = Statement(
-    id="rlhf.suppressing",
-    says="suppressing mediocre outputs is beneficial: it teaches more than the ground truth",
-    source=ERRORS + "section 3",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
-UNEVEN_PAIRS = Statement(
-    id="rlhf.uneven_pairs",
+    says="but weakly: the correlation of harm-aware accuracy stays below .4")
+WEIGHTING = Statement(id="rlhf.weighting", unit="reward models", ruled=FIRST, at_most=0.0, source=ERRORS + "Figure 3",
+    says="weighting harm-aware accuracy by probability is no gain")
+OVERPAYING = Statement(id="rlhf.overpaying", unit="seeds", ruled=FIRST, below=0.0, source=ERRORS + "section 3",
+    says="overpaying a bad output is harmful: it teaches less than the ground truth")
+SUPPRESSING = Statement(id="rlhf.suppressing", unit="seeds", ruled=FIRST, above=0.0, source=ERRORS + "section 3",
+    says="suppressing mediocre outputs is beneficial: it teaches more than the ground truth")
+UNEVEN_PAIRS = Statement(id="rlhf.uneven_pairs", unit="pairs of constraints", ruled=REVIEW, above=0.0,
+    source=ERRORS + "section 5",
     says=f"where one constraint is met at least {UNEVEN:g} times as often as the other at the start, binary credit "
-    "teaches better",
+         "teaches better")
+EVEN_PAIRS = Statement(id="rlhf.even_pairs", unit="pairs of constraints", ruled=REVIEW, at_least=-HANDICAP,
     source=ERRORS + "section 5",
-    unit="pairs of constraints",
-    ruled=REVIEW,
-    above=0.0,
-)
-EVEN_PAIRS = Statement(
-    id="rlhf.even_pairs",
     says=f"where both constraints are met equally often up to {EVEN:g} times, partial credit is no handicap of more "
-    f"than {HANDICAP:g}",
+         f"than {HANDICAP:g}")
+UNEVENNESS = Statement(id="rlhf.unevenness", unit="pairs of constraints", ruled=REVIEW, above=0.0,
     source=ERRORS + "section 5",
-    unit="pairs of constraints",
-    ruled=REVIEW,
-    at_least=-HANDICAP,
-)
-UNEVENNESS = Statement(
-    id="rlhf.unevenness",
-    says="the more unevenly two constraints are met at the start, the more binary credit gains",
-    source=ERRORS + "section 5",
-    unit="pairs of constraints",
-    ruled=REVIEW,
-    above=0.0,
-)
+    says="the more unevenly two constraints are met at the start, the more binary credit gains")
 STATEMENTS = (
     HARM_AWARE_BETTER, HARM_AWARE_PREDICTS, HARM_AWARE_WEAK, WEIGHTING, OVERPAYING, SUPPRESSING, UNEVEN_PAIRS,
     EVEN_PAIRS, UNEVENNESS,
-)  # fmt: skip
+)
+# fmt: on
 
 
 def harm_aware(settings: Sequence[Setting]) -> list[Finding]:

@@ -17,31 +17,15 @@ FIRST = "2026-11-25"  # before the sweeps that are published
 GAO = "Scaling Laws for Reward Model Overoptimization (2210.10760), "
 
 
-PEAK = Statement(
-    id="rlhf.behind_its_peak",
-    says="trained on for long, the ground truth falls behind its peak",
-    source=GAO + "Figure 1",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
-PROXY_RISES = Statement(
-    id="rlhf.proxy_rises_on",
-    says="while the proxy goes on rising",
-    source=GAO + "Figure 1",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
-MORE_PAIRS = Statement(
-    id="rlhf.more_pairs",
-    says="more preference pairs move the ground truth's peak to a higher KL divergence",
-    source=GAO + "section 3.3",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
+# fmt: off
+PEAK = Statement(id="rlhf.behind_its_peak", unit="seeds", ruled=FIRST, above=0.0, source=GAO + "Figure 1",
+    says="trained on for long, the ground truth falls behind its peak")
+PROXY_RISES = Statement(id="rlhf.proxy_rises_on", unit="seeds", ruled=FIRST, above=0.0, source=GAO + "Figure 1",
+    says="while the proxy goes on rising")
+MORE_PAIRS = Statement(id="rlhf.more_pairs", unit="seeds", ruled=FIRST, above=0.0, source=GAO + "section 3.3",
+    says="more preference pairs move the ground truth's peak to a higher KL divergence")
 STATEMENTS = (PEAK, PROXY_RISES, MORE_PAIRS)
+# fmt: on
 
 
 def over_optimisation(settings: Sequence[Setting]) -> list[Finding]:

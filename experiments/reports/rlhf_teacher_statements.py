@@ -33,124 +33,55 @@ TEACHER = "What Makes a Reward Model a Good Teacher?, "
 FIRST = "2026-11-25"  # before the sweeps that are published
 REVIEW = "2026-11-30"
 
-VARIANCE_PROXY = Statement(
-    id="rlhf.variance_proxy",
-    says="reward variance predicts the proxy increase",
+# fmt: off
+VARIANCE_PROXY = Statement(id="rlhf.variance_proxy", unit="reward models", ruled=FIRST, above=0.0,
     source=TEACHER + "Table 2 (r = .982)",
-    unit="reward models",
-    ruled=FIRST,
-    above=0.0,
-)
-VARIANCE_TRUTH = Statement(
-    id="rlhf.variance_truth",
-    says="reward variance predicts the ground truth increase",
+    says="reward variance predicts the proxy increase")
+VARIANCE_TRUTH = Statement(id="rlhf.variance_truth", unit="reward models", ruled=FIRST, above=0.0,
     source=TEACHER + "Table 2 (r = .834)",
-    unit="reward models",
-    ruled=FIRST,
-    above=0.0,
-)
-ACCURACY_PROXY = Statement(
-    id="rlhf.accuracy_proxy",
-    says="accuracy alone does not predict the proxy increase: r is not positive",
+    says="reward variance predicts the ground truth increase")
+ACCURACY_PROXY = Statement(id="rlhf.accuracy_proxy", unit="reward models", ruled=FIRST, at_most=0.0,
     source=TEACHER + "Table 2 (on-policy accuracy: r = -.762)",
-    unit="reward models",
-    ruled=FIRST,
-    at_most=0.0,
-)
-MORE_THAN_ACCURACY = Statement(
-    id="rlhf.together_above_accuracy",
-    says="accuracy alone predicts the ground truth increase less well than together with variance",
+    says="accuracy alone does not predict the proxy increase: r is not positive")
+MORE_THAN_ACCURACY = Statement(id="rlhf.together_above_accuracy", unit="reward models", ruled=FIRST, above=0.0,
     source=TEACHER + "Table 2 (r = -.283 and .940)",
-    unit="reward models",
-    ruled=FIRST,
-    above=0.0,
-)
-MORE_THAN_VARIANCE = Statement(
-    id="rlhf.together_above_variance",
-    says="variance and accuracy together predict the ground truth increase better than variance alone",
+    says="accuracy alone predicts the ground truth increase less well than together with variance")
+MORE_THAN_VARIANCE = Statement(id="rlhf.together_above_variance", unit="reward models", ruled=FIRST, above=0.0,
     source=TEACHER + "Table 2 (r = .940 and .834)",
-    unit="reward models",
-    ruled=FIRST,
-    above=0.0,
-)
-EQUAL_KL = Statement(
-    id="rlhf.equal_kl",
-    says="at the largest KL divergence that six reward models reach, more accurate ones give more ground truth reward",
-    source=TEACHER + "Figure 4",
-    unit="reward models",
-    ruled=FIRST,
+    says="variance and accuracy together predict the ground truth increase better than variance alone")
+EQUAL_KL = Statement(id="rlhf.equal_kl", unit="reward models", ruled=FIRST, above=0.0, source=TEACHER + "Figure 4",
     aside="the KL divergence is chosen by the outcome: reward models that do not reach it are left out",
-    above=0.0,
-)
-LOW_VARIANCE_SLOWS = Statement(
-    id="rlhf.low_variance_slows",
-    says="after a quarter of training, low reward variance has slowed learning down at equal (perfect) accuracy",
+    says="at the largest KL divergence that six reward models reach, more accurate ones give more ground truth reward")
+LOW_VARIANCE_SLOWS = Statement(id="rlhf.low_variance_slows", unit="seeds", ruled=FIRST, above=0.0,
     source=TEACHER + "Figure 2",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
-LOW_VARIANCE_AT_END = Statement(
-    id="rlhf.low_variance_at_end",
-    says="at the end too, low reward variance has held learning back at equal (perfect) accuracy",
+    says="after a quarter of training, low reward variance has slowed learning down at equal (perfect) accuracy")
+LOW_VARIANCE_AT_END = Statement(id="rlhf.low_variance_at_end", unit="seeds", ruled=FIRST, above=0.0,
     source=TEACHER + "Figure 2",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
-PERFECT_IS_WORSE = Statement(
-    id="rlhf.perfect_is_worse",
-    says="after a quarter of training, the best proxy is ahead of the perfectly accurate reward model of low variance",
+    says="at the end too, low reward variance has held learning back at equal (perfect) accuracy")
+PERFECT_IS_WORSE = Statement(id="rlhf.perfect_is_worse", unit="seeds", ruled=FIRST, above=0.0,
     source=TEACHER + "Figure 2",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
-PERFECT_IS_WORSE_AT_END = Statement(
-    id="rlhf.perfect_is_worse_at_end",
-    says="at the end too, the best proxy is ahead of the perfectly accurate reward model of low variance",
+    says="after a quarter of training, the best proxy is ahead of the perfectly accurate reward model of low variance")
+PERFECT_IS_WORSE_AT_END = Statement(id="rlhf.perfect_is_worse_at_end", unit="seeds", ruled=FIRST, above=0.0,
     source=TEACHER + "Figure 2",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
-PROXY_ABOVE_TRUTH = Statement(
-    id="rlhf.proxy_above_truth",
-    says="after a quarter of training, the best proxy is ahead of the ground truth itself",
+    says="at the end too, the best proxy is ahead of the perfectly accurate reward model of low variance")
+PROXY_ABOVE_TRUTH = Statement(id="rlhf.proxy_above_truth", unit="seeds", ruled=FIRST, above=0.0,
     source=TEACHER + "Figure 2",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
-CHOICE_BY_POLICY = Statement(
-    id="rlhf.choice_by_policy",
-    says="the best reward model depends on the policy: choosing it for each policy beats one for all",
+    says="after a quarter of training, the best proxy is ahead of the ground truth itself")
+CHOICE_BY_POLICY = Statement(id="rlhf.choice_by_policy", unit="seeds", ruled=FIRST, above=0.0,
     source=TEACHER + "section 4.2, Theorem 3",
-    unit="seeds",
-    ruled=FIRST,
-    above=0.0,
-)
-VARIANCE_BETWEEN_POLICIES = Statement(
-    id="rlhf.variance_between_policies",
-    says="a reward model teaches the policies faster for which its variance is higher",
+    says="the best reward model depends on the policy: choosing it for each policy beats one for all")
+VARIANCE_BETWEEN_POLICIES = Statement(id="rlhf.variance_between_policies", unit="policies", ruled=REVIEW, above=0.0,
     source=TEACHER + "section 4.2 (variance is relative to a policy)",
-    unit="policies",
-    ruled=REVIEW,
-    above=0.0,
-)
-VARIANCE_WITHIN_POLICY = Statement(
-    id="rlhf.variance_within_policy",
-    says="within a policy, reward variance predicts the proxy increase",
+    says="a reward model teaches the policies faster for which its variance is higher")
+VARIANCE_WITHIN_POLICY = Statement(id="rlhf.variance_within_policy", unit="reward models", ruled=REVIEW, above=0.0,
     source=TEACHER + "section 4.2 (mean r = .76 over six policies, 4 reward models each)",
-    unit="reward models",
-    ruled=REVIEW,
-    above=0.0,
-)
+    says="within a policy, reward variance predicts the proxy increase")
 STATEMENTS = (
     VARIANCE_PROXY, VARIANCE_TRUTH, ACCURACY_PROXY, MORE_THAN_ACCURACY, MORE_THAN_VARIANCE, EQUAL_KL,
     LOW_VARIANCE_SLOWS, LOW_VARIANCE_AT_END, PERFECT_IS_WORSE, PERFECT_IS_WORSE_AT_END, PROXY_ABOVE_TRUTH,
     CHOICE_BY_POLICY, VARIANCE_BETWEEN_POLICIES, VARIANCE_WITHIN_POLICY,
-)  # fmt: skip
+)
+# fmt: on
 
 
 def good_teacher(settings: Sequence[Setting]) -> list[Finding]:

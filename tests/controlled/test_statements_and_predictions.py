@@ -1,12 +1,15 @@
 """The verdict rule, and calculations that the experiments rest on."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from experiments.controlled import EXPERIMENTS
+from experiments.controlled_experiments import statements
 from experiments.controlled_experiments.error_categories import cohens_kappa, counterfactual_effects, judged
 from experiments.controlled_experiments.findings import Verdict, computed, number
 from experiments.controlled_experiments.partial_credit import features, initial_probabilities
@@ -71,6 +74,13 @@ def test_what_was_drawn_is_said_with_every_number():
 def test_ids_of_statements_are_unique_and_name_their_experiment():
     assert len({statement.id for statement in STATEMENTS}) == len(STATEMENTS)
     assert {statement.id.partition(".")[0] for statement in STATEMENTS} == set(EXPERIMENTS)
+
+
+def test_every_statement_is_looked_up_by_its_experiment_under_its_name():
+    folder = Path(statements.__file__).parent
+    for name in sorted(set(EXPERIMENTS) - {"error_categories"}):  # the names of its statements are put together
+        source = "".join(path.read_text() for path in folder.glob(f"{name}*.py"))
+        assert set(re.findall(r'SAYS\["(\w+)"\]', source)) == set(statements.statements_of(name)), name
 
 
 def test_numbers_for_sentences():
