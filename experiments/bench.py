@@ -17,17 +17,17 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from conf.bench_config import BenchConfig, BenchMode, LengthConfig, Parallel
+from conf.bench_config import BenchConfig, BenchMode, Parallel
 from conf.run_config import Device
 from experiments.benchmarks.attention import measure_attention
 from experiments.benchmarks.ceilings import Ceilings, measure_ceilings
@@ -37,28 +37,26 @@ from experiments.benchmarks.device_bytes import bytes_per_device
 from experiments.benchmarks.generate import SPECULATIVE, GenerateSetting, measure_generation, measure_speculation
 from experiments.benchmarks.gpu import Gpu, OnGpu, open_gpu, recorded
 from experiments.benchmarks.gpu_attention import measure_attention_on_gpu
+from experiments.benchmarks.grid_models import GridModels, label, policy_config
 from experiments.benchmarks.plan import PlanSetting, Serving, crossovers, planned_device, predict
 from experiments.benchmarks.published_serving import compare_with_published
 from experiments.benchmarks.serving import Lengths, ServingSetting, draw_arrivals, measure_serving
 from experiments.benchmarks.tensor_parallel import measure_sharded
 from experiments.decoding.cpu_library import cpu_library
 from experiments.decoding.whole_model_cost import Experts
-from experiments.models.configuration import RlExpConfig
-from experiments.models.initialisation import initialise
 from experiments.models.shapes import AttentionMechanism, AttentionShape, ModelShape
-from experiments.models.transformer import RlExpForCausalLM
 from experiments.reports import bench_figures, bench_machine, bench_tables, plan_figures, plan_tables
-from experiments.reports.bench_claims import PAPER_DEVICE_BYTES, paper_claims
+from experiments.reports.findings_table import findings_table
+from experiments.reports.model_statements import findings_on
 from experiments.runs.files import read_json, write_json
-from experiments.runs.foreign_files import loading, refuse_missing_weights
 from experiments.runs.row_files import send_media, write_parquet
 from experiments.runs.run import Run
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-OWN_MODEL = "name the model folder of a trained run, such as outputs/train/<run id>/model"
 PAPER_XL: dict[str, Any] = {"hidden_size": 2048, "query_heads": 16, "head_dim": 128}
+PAPER_XL_MECHANISMS = ("mha", "gqa-4", "gta-4", "gla-2", "mla")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +136,7 @@ def measured(config: BenchConfig, run: Run) -> Found:
         raise RuntimeError(f"none of {len(rows)} cells could be measured; the first: {rows[0]['reason']}")
     shapes = attention_shapes(config)
     devices = bytes_per_device(shapes, config.bench.tensor_parallel)
-    claims = []
-    if config.mode is BenchMode.attention:
-        claims = paper_claims(rows, bytes_per_device(paper_xl_shapes(), (1, 2, 4)))
+    findings = findings_on(config.mode, {"rows": rows, "bytes_per_device": devices})
     load = {"load_average_before": load_before, "load_average_after": os.getloadavg()}
     machine = {"cores": os.cpu_count(), **load, **record}
     title = ", ".join(dict.fromkeys(f"{shape.query_heads} heads of {shape.head_dim}" for shape in shapes.values()))
@@ -150,8 +146,8 @@ def measured(config: BenchConfig, run: Run) -> Found:
         rows=rows,
         machine=machine,
         summary=bench_machine.summary(rows, machine),
-        parts={"bytes_per_device": devices, "claims": claims},
-        shown=[*shown, bench_tables.claims_table(claims)] if claims else shown,
+        parts={"bytes_per_device": devices, "statements": [finding.as_dict() for finding in findings]},
+        shown=[*shown, findings_table(findings)] if findings else shown,
         notes=[*failures, bench_machine.machine_line(machine)],
         devices=devices,
         title=title,
@@ -161,29 +157,8 @@ def measured(config: BenchConfig, run: Run) -> Found:
 def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], Row]:
     """One layer's attention step."""
     grid = config.bench
-    cells = [
-        AttentionCell(
-            mechanism=name,
-            shape=shape,
-            batch=batch,
-            context=context,
-            query_length=query_length,
-            dtype=dtype,
-            page_size=page_size,
-            threads=used_threads(threads, gpu),
-            kernel=kernel,
-        )
-        for context, dtype, query_length, batch, page_size, threads, (name, shape), kernel in product(
-            grid.context,
-            grid.dtype,
-            grid.query_length,
-            grid.batch,
-            grid.page_size,
-            grid.threads,
-            attention_shapes(config).items(),
-            kernels(config, run, gpu),
-        )
-    ]
+    threads = [used_threads(count, gpu) for count in grid.threads]
+    cells = attention_cells(config, kernels(config, run, gpu), page_sizes=grid.page_size, threads=threads)
     with run.progress("attention", len(cells)) as bar:
         options: dict[str, Any] = {
             "rounds": grid.rounds,
@@ -192,16 +167,49 @@ def attention(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row]
             "seed": run.seeds.integer("order"),
             "progress": lambda text: bar.advance(1, now=text),
         }
-        if gpu is not None:
-            return recorded(gpu, lambda on_gpu: measure_attention_on_gpu(cells, on_gpu, **options))
-        rows, ceilings = measure_attention(cells, **options)
-        return rows, processor_record(ceilings.values())
+
+        def measure(on_gpu: OnGpu | None) -> tuple[list[Row], Iterable[Ceilings]]:
+            if on_gpu is not None:
+                return measure_attention_on_gpu(cells, on_gpu, **options), ()
+            rows, ceilings = measure_attention(cells, **options)
+            return rows, ceilings.values()
+
+        return recorded_on(gpu, measure)
+
+
+def attention_cells(
+    config: BenchConfig,
+    kernels: Sequence[BenchKernel],
+    *,
+    page_sizes: Sequence[int | None] = (None,),
+    threads: Sequence[int | None] = (None,),
+) -> list[AttentionCell]:
+    """The cells of the grid."""
+    grid = config.bench
+    return [
+        AttentionCell(
+            mechanism=name,
+            shape=shape,
+            batch=batch,
+            context=context,
+            query_length=query_length,
+            dtype=dtype,
+            page_size=page_size,
+            threads=count,
+            kernel=kernel,
+        )
+        for context, dtype, query_length, batch, page_size, count, (name, shape), kernel in product(
+            *(grid.context, grid.dtype, grid.query_length, grid.batch, page_sizes, threads),
+            attention_shapes(config).items(),
+            kernels,
+        )
+    ]
 
 
 def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], Row]:
     """Prefill and decode of whole models."""
     grid, options = config.bench, config.generate
-    models = Models(config, run)
+    models = models_of(config, run)
     settings = [
         GenerateSetting(
             mechanism=name,
@@ -214,11 +222,7 @@ def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row],
             new_tokens=options.new_tokens,
         )
         for context, batch, dtype, page_size, threads, kernel, name in product(
-            grid.context,
-            grid.batch,
-            grid.dtype,
-            grid.page_size,
-            grid.threads,
+            *(grid.context, grid.batch, grid.dtype, grid.page_size, grid.threads),
             kernels(config, run, gpu),
             models.shapes,
         )
@@ -229,7 +233,7 @@ def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row],
             "progress": lambda text: bar.advance(1, now=text),
         }
 
-        def measure(on_gpu: OnGpu | None) -> tuple[list[Row], dict[int, Ceilings]]:
+        def measure(on_gpu: OnGpu | None) -> tuple[list[Row], Iterable[Ceilings]]:
             rows, ceilings = measure_generation(
                 settings,
                 models.get,
@@ -251,24 +255,20 @@ def generate(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row],
                     on_gpu=on_gpu,
                     **common,
                 )
-            return rows, ceilings
+            return rows, ceilings.values()
 
-        if gpu is not None:
-            (rows, _), record = recorded(gpu, measure)
-            return rows, record
-        rows, ceilings = measure(None)
-        return rows, processor_record(ceilings.values())
+        return recorded_on(gpu, measure)
 
 
 def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], Row]:
     """Requests in a queue, at one cache budget for all mechanisms."""
     grid, options = config.bench, config.serving
-    models = Models(config, run)
+    models = models_of(config, run)
     arrivals = draw_arrivals(
         options.requests,
         options.arrivals_per_second,
-        lengths(options.prompt),
-        lengths(options.output),
+        Lengths(**asdict(options.prompt)),
+        Lengths(**asdict(options.output)),
         min(shape.vocabulary_size for shape in models.shapes.values()),
         run.seeds.numpy("arrivals"),
     )
@@ -286,8 +286,8 @@ def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], 
     ]
     with run.progress("serving", len(settings) * grid.rounds) as bar:
 
-        def measure(on_gpu: OnGpu | None) -> list[Row]:
-            return measure_serving(
+        def measure(on_gpu: OnGpu | None) -> tuple[list[Row], Iterable[Ceilings]]:
+            rows = measure_serving(
                 settings,
                 models.get,
                 models.shapes,
@@ -298,27 +298,15 @@ def serving(config: BenchConfig, run: Run, gpu: Gpu | None) -> tuple[list[Row], 
                 progress=lambda text: bar.advance(1, now=text),
                 on_gpu=on_gpu,
             )
+            return rows, [measure_ceilings()] if on_gpu is None else ()
 
-        return recorded(gpu, measure) if gpu is not None else (measure(None), processor_record([measure_ceilings()]))
+        return recorded_on(gpu, measure)
 
 
 def sharded(config: BenchConfig, run: Run) -> Found:
     """One layer's attention split over the ranks. Raises RuntimeError where their bytes are not the predicted ones."""
     grid, shapes = config.bench, attention_shapes(config)
-    cells = [
-        AttentionCell(
-            mechanism=name,
-            shape=shape,
-            batch=batch,
-            context=context,
-            query_length=query_length,
-            dtype=dtype,
-            kernel=kernel,
-        )
-        for context, dtype, query_length, batch, (name, shape), kernel in product(
-            grid.context, grid.dtype, grid.query_length, grid.batch, shapes.items(), kernels(config, run, None)
-        )
-    ]
+    cells = attention_cells(config, kernels(config, run, None))
     rows: list[Row] = []
     with run.progress("tensor parallel", len(cells)) as bar:
         for cell in cells:
@@ -406,9 +394,15 @@ def measuring_gpu(config: BenchConfig) -> Gpu | None:
         raise ValueError(f"device={config.device.value}: {error}") from None
 
 
-def processor_record(ceilings: Iterable[Ceilings]) -> Row:
-    """The processor's part of the record."""
-    return {"ceilings": [asdict(ceiling) for ceiling in ceilings]}
+def recorded_on(
+    gpu: Gpu | None, measure: Callable[[OnGpu | None], tuple[list[Row], Iterable[Ceilings]]]
+) -> tuple[list[Row], Row]:
+    """The rows, and the record of what they were measured on: the GPU, or the processor's ceilings."""
+    if gpu is not None:
+        (rows, _), record = recorded(gpu, measure)
+        return rows, record
+    rows, ceilings = measure(None)
+    return rows, {"ceilings": [asdict(ceiling) for ceiling in ceilings]}
 
 
 def kernels(config: BenchConfig, run: Run, gpu: Gpu | None) -> list[BenchKernel]:
@@ -430,57 +424,17 @@ def used_threads(threads: int | None, gpu: Gpu | None) -> int | None:
     return None if gpu is not None else threads or torch.get_num_threads()
 
 
-class Models:
-    """The models of a run, made when they are asked for: of random weights, or the one of `bench.policy`."""
-
-    def __init__(self, config: BenchConfig, run: Run) -> None:
-        self.config, self.run = config, run
-        self._made: dict[str, RlExpForCausalLM] = {}
-        self.shapes: dict[str, ModelShape] = {}
-        if config.bench.policy is not None:
-            policy = load_policy(config.bench.policy)
-            shape = policy.config.model_shape()
-            self._made[label(shape.attention)] = policy
-            self.shapes[label(shape.attention)] = shape
-            return
-        self.shapes |= model_shapes(config)
-
-    def get(self, name: str) -> RlExpForCausalLM:
-        """The model of that mechanism, in evaluation mode."""
-        if name not in self._made:
-            model = RlExpForCausalLM(RlExpConfig.from_shape(self.shapes[name]))
-            initialise(model, self.run.seeds.torch("initialisation"))
-            self._made[name] = model.eval()
-        return self._made[name]
-
-
-def load_policy(folder: str) -> RlExpForCausalLM:
-    """A trained run's model; the configuration has seen that there is one. Raises ValueError for models not of ours."""
-    _policy_config(folder)
-    with loading("bench.policy", folder, OWN_MODEL):
-        loaded: Any = RlExpForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        model, info = cast("tuple[RlExpForCausalLM, dict[str, Any]]", loaded)
-        refuse_missing_weights(info)
-    return model.eval()
-
-
-def _policy_config(folder: str) -> RlExpConfig:
-    """Raises ValueError where config.json is damaged or another model's."""
-    with loading("bench.policy", folder, OWN_MODEL):
-        kind = dict(read_json(Path(folder) / "config.json")).get("model_type")
-    if kind != RlExpConfig.model_type:
-        raise ValueError(f"bench.policy={folder} is a model of type {kind}: use one of rl-exp train")
-    with loading("bench.policy", folder, OWN_MODEL):
-        config: RlExpConfig = RlExpConfig.from_pretrained(folder)
-    return config
+def models_of(config: BenchConfig, run: Run) -> GridModels:
+    """The models of the grid: of random weights, or the one of `bench.policy`."""
+    if config.bench.policy is not None:
+        return GridModels.of_policy(config.bench.policy)
+    return GridModels(model_shapes(config), lambda: run.seeds.torch("initialisation"))
 
 
 def attention_shapes(config: BenchConfig) -> dict[str, AttentionShape]:
     """The layers of the grid by the names that are shown; a policy's own where one is given."""
     if config.bench.policy is not None and config.mode is not BenchMode.attention:
-        shape = _policy_config(config.bench.policy).model_shape().attention
+        shape = policy_config(config.bench.policy).model_shape().attention
         return {label(shape): shape}
     return {name: shape.attention for name, shape in model_shapes(config).items()}
 
@@ -495,21 +449,8 @@ def paper_xl_shapes() -> dict[str, AttentionShape]:
     """The layers of the paper's XL model, whose bytes per device its Table 15 gives."""
     return {
         name: AttentionShape(mechanism=AttentionMechanism(name.partition("-")[0]), **PAPER_XL)
-        for name in PAPER_DEVICE_BYTES
+        for name in PAPER_XL_MECHANISMS
     }
-
-
-def label(shape: AttentionShape) -> str:
-    """The paper's way to name a mechanism: its cached heads behind it where they are a choice (gqa-4, gla-2)."""
-    name = str(shape.mechanism)
-    if name in ("mha", "mqa", "mla"):
-        return name
-    return f"{name}-{getattr(shape, shape.states_heads_name)}"
-
-
-def lengths(config: LengthConfig) -> Lengths:
-    """The distribution that a configuration describes."""
-    return Lengths(config.distribution, config.mean, config.spread, config.longest)
 
 
 def named(row: Row, config: BenchConfig) -> Row:
@@ -542,10 +483,8 @@ def draw(mode: BenchMode, rows: list[Row], devices: Sequence[Row], title: str, d
     figures: list[Path | None] = []
     try:
         if mode is BenchMode.attention:
-            figures += [
-                bench_figures.draw_throughput(rows, "kernel", directory),
-                bench_figures.draw_roofline(rows, directory),
-            ]
+            figures.append(bench_figures.draw_throughput(rows, "kernel", directory))
+            figures.append(bench_figures.draw_roofline(rows, directory))
         elif mode is BenchMode.generate:
             figures.append(bench_figures.draw_throughput(rows, "system", directory))
         elif mode is BenchMode.plan:

@@ -24,7 +24,16 @@ from torch import Tensor
 from ..decoding.attention import attend
 from ..decoding.cache import DecodeCache
 from .ceilings import CACHE_SHARE, CeilingProbe, Ceilings, free_memory, last_level_cache_bytes, measure_ceilings
-from .cells import OUR_KERNELS, AttentionCell, Row, beyond_memory, blocks, failure_reason, parts_within_memory
+from .cells import (
+    OUR_KERNELS,
+    AttentionCell,
+    Row,
+    beyond_memory,
+    blocks,
+    failure_reason,
+    parts_within_memory,
+    threads_kept,
+)
 from .stock_calls import stock_calls
 
 LEAST_ROUNDS = 3
@@ -56,10 +65,9 @@ def measure_attention(
     A cell that cannot be measured has `status` failed or skipped and a `reason`; the others go on. `progress` is
     called once per cell. A slow cell gets fewer than `rounds`, so that it takes about `cell_seconds`.
     """
-    before = torch.get_num_threads()
     ceilings: dict[int, Ceilings] = {}
     rows: dict[int, Row] = {}
-    try:
+    with threads_kept() as before:
         for threads in dict.fromkeys(cell.threads for cell in cells):
             torch.set_num_threads(threads or before)
             present = ceilings[threads or before] = measure_ceilings()
@@ -75,8 +83,6 @@ def measure_attention(
                     _time([ready for ready in set_up if ready.calls], probe, present, seed)
                     measured += [ready.row for ready in set_up]
                 rows.update(zip((number for number, _ in block), measured, strict=True))
-    finally:
-        torch.set_num_threads(before)
     return [rows[number] for number in range(len(cells))], ceilings
 
 

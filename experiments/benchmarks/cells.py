@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -168,3 +169,18 @@ def failure_reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     message = lines[0][:300] if lines else "no message"
     return message if isinstance(error, ValueError) else f"{type(error).__name__}: {message}"
+
+
+def failure(error: Exception) -> Row:
+    """What a row says of a cell that cannot be measured: skipped where it was refused, else failed."""
+    return {"status": "skipped" if isinstance(error, ValueError) else "failed", "reason": failure_reason(error)}
+
+
+@contextmanager
+def threads_kept() -> Iterator[int]:
+    """Gives torch's present number of threads, and sets it again afterwards."""
+    before = torch.get_num_threads()
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)

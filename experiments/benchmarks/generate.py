@@ -34,7 +34,7 @@ from ..decoding.whole_model_cost import Placement, step_cost
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
 from .ceilings import CACHE_SHARE, CeilingProbe, Ceilings, free_memory, last_level_cache_bytes, measure_ceilings
-from .cells import DTYPES, quartiles
+from .cells import DTYPES, failure, failure_reason, quartiles, threads_kept
 from .choices import Peer
 from .gpu import PEAK_NAMES, GpuCeilings, OnGpu
 from .peers import LLAMA_PEERS, generate_with_peer, peer_model
@@ -99,10 +99,9 @@ def measure_generation(
     `model_of` gives the model of a mechanism's name, `shapes` its
     arithmetic. A cell that cannot be measured says why.
     """
-    before = torch.get_num_threads()
     ceilings: dict[int, Ceilings] = {}
     rows: list[dict[str, Any]] = []
-    try:
+    with threads_kept() as before:
         for threads in dict.fromkeys(setting.threads for setting in settings):
             probe: CeilingProbe | None = None
             limits: Ceilings | GpuCeilings
@@ -124,8 +123,6 @@ def measure_generation(
                     [one for one in visited if isinstance(one, _Visited)], probe, rounds, cell_seconds, seed
                 )
                 rows += [one if isinstance(one, dict) else _row(one, limits, bandwidth) for one in visited]
-    finally:
-        torch.set_num_threads(before)
     return rows, ceilings
 
 
@@ -201,9 +198,7 @@ def _set_up(
         try:
             visited.append(_visited(setting, peer, models, seed))
         except Exception as error:  # one cell's failure is its row
-            status = "skipped" if isinstance(error, ValueError) else "failed"
-            reason = f"{type(error).__name__}: {error}" if status == "failed" else str(error)
-            visited.append(setting.labels() | {"system": _system(peer), "status": status, "reason": reason})
+            visited.append(setting.labels() | {"system": _system(peer)} | failure(error))
     return visited
 
 
@@ -293,7 +288,7 @@ def _time(
                     bandwidths.append(probe.memory_read())
                 prefill, steps = one.visit()
             except Exception as error:
-                one.error = f"{type(error).__name__}: {error}"
+                one.error = failure_reason(error)
                 continue
             if number:
                 one.prefill.append(prefill)
@@ -360,8 +355,7 @@ def measure_speculation(
 ) -> list[dict[str, Any]]:
     """Prompt lookup beside plain decoding on prompts that repeat a phrase: same text, accepted tokens, speed-up."""
     rows = []
-    before = torch.get_num_threads()
-    try:
+    with threads_kept() as before:
         for setting in settings:
             progress(f"speculation {setting.mechanism} batch {setting.batch} context {setting.context}")
             torch.set_num_threads(setting.threads or before)
@@ -383,10 +377,8 @@ def measure_speculation(
                     dtype=weights,
                 )
             except Exception as error:  # one cell's failure is its row
-                row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+                row |= failure(error)
             rows.append(row)
-    finally:
-        torch.set_num_threads(before)
     return rows
 
 

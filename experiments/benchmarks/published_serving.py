@@ -8,8 +8,7 @@ placement is certain are here: 64K/4K (its throughputs contradict its latencies:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..decoding.whole_model_cost import Experts, prompt_cost
 from ..decoding.whole_model_cost import largest_batch as fitting
@@ -19,18 +18,17 @@ from .plan import PlanSetting, Serving
 
 Row = dict[str, Any]
 
-# What SGLang gave weights and cache together on eight devices, unless told otherwise (its server_args.py in 2025).
+# What SGLang gave weights and cache together on eight devices by default (its server_args.py in 2025).
 MEMORY_SHARE = 0.81
+SERVED_DEVICES = 8
 SERVED_EXPERTS = Experts(routed=160, active=6, shared=2, dim=1536, dense_layers=1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublishedServing:
+class PublishedServing(NamedTuple):
     """One line of the paper's tables. Lengths in tokens: exact, or means where they were drawn uniformly."""
 
     mechanism: str
-    tensor_parallel: int
-    data_parallel: int
+    tensor_parallel: int  # of the eight devices; the others hold copies of the attention
     concurrency: int
     prompt: int
     output: int
@@ -39,50 +37,31 @@ class PublishedServing:
     between_tokens_seconds: float | None = None  # median
 
 
-def _at_8k_and_4k(
-    mechanism: str, tensor_parallel: int, figures: dict[int, tuple[float, ...]]
-) -> list[PublishedServing]:
-    return [
-        PublishedServing(
-            mechanism=mechanism,
-            tensor_parallel=tensor_parallel,
-            data_parallel=8 // tensor_parallel,
-            concurrency=concurrency,
-            prompt=8192,
-            output=4096,
-            tokens_per_second=found[0],
-            first_token_seconds=found[1] if len(found) > 1 else None,
-            between_tokens_seconds=found[2] if len(found) > 1 else None,
-        )
-        for concurrency, found in figures.items()
-    ]
-
-
 PUBLISHED = (
-    *_at_8k_and_4k("gla-8", 8, {16: (561, 3.74, 0.0271), 64: (1461, 11.96, 0.0382), 128: (1363, 223.1, 0.0460)}),
-    *_at_8k_and_4k("mla", 8, {16: (481, 3.98, 0.0318), 64: (859, 192.7, 0.0430), 128: (859, 392.1, 0.0430)}),
-    *_at_8k_and_4k("gla-4", 4, {16: (553,), 64: (1543,), 128: (2358,)}),
-    *_at_8k_and_4k("mla", 4, {16: (482,), 64: (1276,), 128: (1342,)}),
-    *_at_8k_and_4k("gla-2", 2, {16: (544,), 64: (1584,), 128: (2474,)}),
-    *_at_8k_and_4k("mla", 2, {16: (477,), 64: (1334,), 128: (2122,)}),
-    PublishedServing(
-        mechanism="gla-8", tensor_parallel=8, data_parallel=1, concurrency=16, prompt=32768, output=4096,
-        tokens_per_second=395, first_token_seconds=18.1, between_tokens_seconds=0.0325,
-    ),
-    PublishedServing(
-        mechanism="mla", tensor_parallel=2, data_parallel=4, concurrency=16, prompt=32768, output=4096,
-        tokens_per_second=348, first_token_seconds=36.1, between_tokens_seconds=0.0340,
-    ),
+    PublishedServing("gla-8", 8, 16, 8192, 4096, 561, 3.74, 0.0271),
+    PublishedServing("gla-8", 8, 64, 8192, 4096, 1461, 11.96, 0.0382),
+    PublishedServing("gla-8", 8, 128, 8192, 4096, 1363, 223.1, 0.0460),
+    PublishedServing("mla", 8, 16, 8192, 4096, 481, 3.98, 0.0318),
+    PublishedServing("mla", 8, 64, 8192, 4096, 859, 192.7, 0.0430),
+    PublishedServing("mla", 8, 128, 8192, 4096, 859, 392.1, 0.0430),
+    PublishedServing("gla-4", 4, 16, 8192, 4096, 553),
+    PublishedServing("gla-4", 4, 64, 8192, 4096, 1543),
+    PublishedServing("gla-4", 4, 128, 8192, 4096, 2358),
+    PublishedServing("mla", 4, 16, 8192, 4096, 482),
+    PublishedServing("mla", 4, 64, 8192, 4096, 1276),
+    PublishedServing("mla", 4, 128, 8192, 4096, 1342),
+    PublishedServing("gla-2", 2, 16, 8192, 4096, 544),
+    PublishedServing("gla-2", 2, 64, 8192, 4096, 1584),
+    PublishedServing("gla-2", 2, 128, 8192, 4096, 2474),
+    PublishedServing("mla", 2, 16, 8192, 4096, 477),
+    PublishedServing("mla", 2, 64, 8192, 4096, 1334),
+    PublishedServing("mla", 2, 128, 8192, 4096, 2122),
+    PublishedServing("gla-8", 8, 16, 32768, 4096, 395, 18.1, 0.0325),
+    PublishedServing("mla", 2, 16, 32768, 4096, 348, 36.1, 0.0340),
     # "131K/4K": both lengths drawn uniformly up to these, so half of them in the mean
-    PublishedServing(
-        mechanism="gla-8", tensor_parallel=8, data_parallel=1, concurrency=4, prompt=65536, output=2048,
-        tokens_per_second=101.6, first_token_seconds=6.42, between_tokens_seconds=0.0251,
-    ),
-    PublishedServing(
-        mechanism="mla", tensor_parallel=2, data_parallel=4, concurrency=4, prompt=65536, output=2048,
-        tokens_per_second=37.5, first_token_seconds=32.0, between_tokens_seconds=0.0286,
-    ),
-)  # fmt: skip
+    PublishedServing("gla-8", 8, 4, 65536, 2048, 101.6, 6.42, 0.0251),
+    PublishedServing("mla", 2, 4, 65536, 2048, 37.5, 32.0, 0.0286),
+)
 
 
 def served_model(mechanism: str) -> ModelShape:
@@ -120,10 +99,11 @@ def _compared(figure: PublishedServing, memory_share: float) -> Row:
         weight_bytes=1,
         cache="bf16",
         cache_bytes=2,
-        devices=figure.tensor_parallel * figure.data_parallel,
+        devices=SERVED_DEVICES,
         memory_share=memory_share,
         experts=SERVED_EXPERTS,
     )
+    data_parallel = SERVED_DEVICES // figure.tensor_parallel
     model, placement = served_model(figure.mechanism), serving.placement(figure.tensor_parallel)
     context = figure.prompt + figure.output // 2
     largest = fitting(model, context, placement, serving.memory, experts=SERVED_EXPERTS)
@@ -137,12 +117,12 @@ def _compared(figure: PublishedServing, memory_share: float) -> Row:
     )
     step = serving.seconds(serving.step(model, setting, batch=batch, context=context))
     prompt = serving.seconds(prompt_cost(model, figure.prompt, placement, experts=SERVED_EXPERTS))
-    request = {part: prompt[part] / figure.data_parallel + figure.output * step[part] / batch for part in step}
+    request = {part: prompt[part] / data_parallel + figure.output * step[part] / batch for part in step}
     ceiling = figure.output / max(request.values())
     return {
         "mechanism": figure.mechanism,
         "tensor_parallel": figure.tensor_parallel,
-        "data_parallel": figure.data_parallel,
+        "data_parallel": data_parallel,
         "concurrency": figure.concurrency,
         "prompt": figure.prompt,
         "output": figure.output,

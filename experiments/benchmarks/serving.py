@@ -21,7 +21,7 @@ from ..decoding.sampling import SamplingOptions
 from ..decoding.static_step import bucket
 from ..models.shapes import ModelShape
 from ..models.transformer import RlExpForCausalLM
-from .cells import DTYPES
+from .cells import DTYPES, failure, threads_kept
 from .generate import model_on, refuse_beyond_memory, weight_dtype
 from .gpu import OnGpu
 
@@ -111,8 +111,7 @@ def measure_serving(
     found: list[list[dict[str, Any]]] = [[] for _ in settings]
     failed: dict[int, dict[str, Any]] = {}
     order = np.random.default_rng(seed)
-    before = torch.get_num_threads()
-    try:
+    with threads_kept() as before:
         for _ in range(rounds):
             for number in order.permutation(len(settings)).tolist():
                 setting = settings[number]
@@ -128,11 +127,7 @@ def measure_serving(
                     model = model_on(on_gpu, model_of(setting.mechanism), weights)
                     found[number].append(serve(setting, model, arrivals, dtype=weights))
                 except Exception as error:  # one setting's failure is its row
-                    status = "skipped" if isinstance(error, ValueError) else "failed"
-                    reason = str(error) if status == "skipped" else f"{type(error).__name__}: {error}"
-                    failed[number] = {"status": status, "reason": reason}
-    finally:
-        torch.set_num_threads(before)
+                    failed[number] = failure(error)
     return [
         setting.labels() | (failed[number] if number in failed else _median_serving(found[number]))
         for number, setting in enumerate(settings)

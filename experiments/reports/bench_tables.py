@@ -6,10 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from experiments.reports.tables import Column, sectioned_table
 
@@ -188,16 +185,6 @@ def _bytes(row: Row) -> str:
     if row["bytes"] is None:
         return "no split"
     return f"{row['bytes']:,.0f}" + ("" if row["stored"] == 1 else f" ({row['stored']:.3g})")
-
-
-def claims_table(claims: Sequence[Row]) -> RenderableType:
-    """The paper's figures beside this machine's."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
-    for heading, ratio in (("claim", 6), ("paper", 4), ("here", 3), ("why", 7)):
-        table.add_column(heading, ratio=ratio)
-    for claim in claims:
-        table.add_row(claim["claim"], claim["paper"], claim["here"], claim["note"])
-    return Group(Text("the paper's claims, as this machine shows them", style="bold"), table)
 
 
 def failures(rows: Iterable[Row]) -> list[str]:

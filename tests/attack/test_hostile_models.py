@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from experiments.bench import load_policy
+from experiments.benchmarks.grid_models import load_policy
 from experiments.data.tokenizer import HubTokenizer, PlainBytes
 from experiments.models.configuration import RlExpConfig
 from experiments.models.transformer import RlExpForCausalLM
