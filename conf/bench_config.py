@@ -147,7 +147,7 @@ class BenchConfig(RunConfig):
             raise ValueError(f"bench.threads={shown(self.bench.threads)}: must be [null] on a GPU (or use device=cpu)")
         if self.mode is BenchMode.attention:
             if self.bench.policy is not None:
-                raise ValueError("bench.policy needs a whole model: add mode=generate or mode=serving")
+                raise ValueError("bench.policy needs a complete model: add mode=generate or mode=serving")
             if self.device is not Device.cuda:
                 self._refuse_grid_beyond_memory()
         elif self.mode is BenchMode.plan:

@@ -73,7 +73,7 @@ def load_claim(path: Path) -> ClaimConfig:
         claim = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, ValueError, OSError, yaml.YAMLError) as error:
         raise ValueError(
-            f"{path.name} is no claim: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            f"{path.name} is not a claim: {(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error
     assert isinstance(claim, ClaimConfig)
     return claim

@@ -45,7 +45,7 @@ class Job:
 def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tuple[list[Job], bool]:
     """Compose and check every job that `overrides` ask for; the second value says whether Hydra will run a sweep.
 
-    Raises UserError for anything that a user can mend. A sweeper that chooses its points while it runs (optuna) has
+    Raises UserError for anything that a user can fix. A sweeper that chooses its points while it runs (optuna) has
     no jobs to list beforehand: its first point is checked.
     """
     if renamed := refusal_of_old_names(overrides):
@@ -62,7 +62,7 @@ def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tupl
             group = override.key_or_group.replace(".", "/")
             raise UserError(f"{override.key_or_group} is a group: write {group}={override.value()}")
         if override in swept and override.key_or_group.startswith(("hydra/", "hydra.")):
-            raise UserError(f"{override.input_line} is no sweep: a setting of Hydra's has one value for all jobs")
+            raise UserError(f"{override.input_line} cannot be swept: a setting of Hydra's has one value for all jobs")
     single = [_first_choice(override) for override in parsed]
     first = _compose(command, [text for text in single if _is_group(text)], hydra=True)
     _check_keys(parsed, first)
@@ -222,7 +222,7 @@ def _compose(command: Command, overrides: list[str], *, hydra: bool = False) -> 
             without = [text for text in overrides if not text.lstrip("+").startswith("hydra.launcher.")]
             keys = _compose(command, without, hydra=True).hydra.launcher
             known = [f"hydra.launcher.{key}" for key in keys]
-            raise UserError(f"{other[1]} is no setting of this launcher.{suggestion(other[1], known)}") from error
+            raise UserError(f"{other[1]} is not a setting of this launcher.{suggestion(other[1], known)}") from error
         if other and any(text.startswith(f"{other[1]}=") for text in overrides) and "." in other[1]:
             without = [text for text in overrides if not text.startswith(f"{other[1]}=")]
             base = _compose(command, without)
@@ -295,5 +295,5 @@ def _explain(error: BaseException) -> str:
         return f"{first}: {first_line(cause)}"
     key, value = override.groups()
     if re.search(r"is not a ListConfig|assign.* to ListConfig", str(cause)):
-        return f"{key}={value} is no list, and this setting takes one: write '{key}=[{value}]'"
+        return f"{key}={value} is not a list, but this setting takes one: write '{key}=[{value}]'"
     return f"{key}={value}: {first_line(cause)}"

@@ -45,7 +45,7 @@ def parse(overrides: Iterable[str]) -> list[Override]:
     for text in overrides:
         _check_text(text)
         if "=" not in text[1:] and not text.startswith("~"):
-            raise UserError(f"{short(text)!r} is no override: write key=value, such as seed=1 or attention=gla")
+            raise UserError(f"{short(text)!r} is not an override: write key=value, such as seed=1 or attention=gla")
         try:
             parsed.extend(OverridesParser.create().parse_overrides([text]))
         except (HydraException, ValueError, ArithmeticError) as error:  # numbers of thousands of digits, ranges of nan
@@ -103,7 +103,7 @@ def _check_text(text: str) -> None:
         )
     odd = next((mark for mark in text if mark not in "\n\t" and unicodedata.category(mark) in ("Cc", "Cs")), None)
     if odd is not None:
-        what = "bytes that are no UTF-8" if unicodedata.category(odd) == "Cs" else f"the control character {odd!r}"
+        what = "bytes that are not UTF-8" if unicodedata.category(odd) == "Cs" else f"the control character {odd!r}"
         raise UserError(f"{short(text)!r} holds {what}: write plain text")
     if len(text) > MOST_CHARACTERS:
         raise UserError(f"{text[:50]!r}... has {len(text):,} characters: {MOST_CHARACTERS:,} are the most")
@@ -162,7 +162,9 @@ def _choices(override: Override) -> int:
 
 
 def _no_range(override: Override) -> int:
-    raise UserError(f"{short(override.input_line or '')} is no range: write range(start,stop,step) of finite numbers")
+    raise UserError(
+        f"{short(override.input_line or '')} is not a range: write range(start,stop,step) of finite numbers"
+    )
 
 
 def _has_resolver(text: str) -> bool:

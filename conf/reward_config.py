@@ -95,7 +95,9 @@ class OverpayingConfig:
         try:
             re.compile(self.pattern)
         except re.error as error:
-            raise ValueError(f"reward.overpaying.pattern={self.pattern!r} is no regular expression: {error}") from error
+            raise ValueError(
+                f"reward.overpaying.pattern={self.pattern!r} is not a regular expression: {error}"
+            ) from error
 
 
 @dataclass

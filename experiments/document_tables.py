@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments.report import ledger
 from experiments.reports.claims import Entry
+from experiments.reports.findings_table import number
 from experiments.reports.tables import Column, markdown_table
 from experiments.runs.files import read_json, write_text
 
@@ -399,11 +400,6 @@ def latest_day(place: Path) -> str:
     runs = read_json(place / "provenance.json")["runs"]
     ended = [run["ended"] for run in (runs if isinstance(runs, list) else [runs])]
     return max(day for item in ended for day in (item if isinstance(item, list) else [item]))[:10]
-
-
-def number(value: float) -> str:
-    """Three digits."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
 
 
 def partial_credit_pairs(published: Path) -> str:

@@ -22,11 +22,11 @@ from conf.commands import COMMANDS, Command
 from conf.compose import plain, plan_jobs
 from conf.override_rules import UserError
 from experiments.reports.claims import Entry, Evidence, Part
-from experiments.reports.run_comparison import runs_of_sweep
 from experiments.reports.run_records import RunRecord, read_record, run_directories
 from experiments.runs.files import read_json
 from experiments.runs.identity import NOT_IDENTITY, flatten
 from experiments.runs.run import RunState
+from experiments.runs.sweeps import read_sweep
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "outputs" / "reference"
 FREE = ("seed", "threads", "device", *NOT_IDENTITY)  # may differ between a claim's command and its evidence
@@ -148,12 +148,12 @@ def _sweeps(command: Command, overrides: list[str], output_dir: Path) -> Iterato
     wanted = _bound(command, overrides)
     for path in sorted((output_dir / "sweeps").glob("*/sweep.json")):
         try:
-            sweep = read_json(path)
-            same = sweep["command"] == command.name and _bound(command, map(str, sweep["overrides"])) == wanted
-            directories = runs_of_sweep(path.parent) if same else []
-        except (OSError, ValueError, KeyError, TypeError):
+            sweep = read_sweep(path.parent)
+        except ValueError:
             continue
-        finished = [record for record in map(read_record, directories) if record.state == RunState.finished]
+        if sweep.command != command.name or _bound(command, sweep.overrides) != wanted:
+            continue
+        finished = [record for record in map(read_record, sweep.runs) if record.state == RunState.finished]
         if finished:
             yield len(finished), True, max(_date(r.manifest) for r in finished), path.parent, [r.id for r in finished]
 

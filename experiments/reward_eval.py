@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from conf.reward_config import RewardConfig, named_reward
@@ -43,7 +41,7 @@ from experiments.reports.reward_tables import (
 from experiments.reward_metrics.evaluation import Evaluation
 from experiments.rewards.reward import Reward
 from experiments.runs.files import finite, read_json, write_json
-from experiments.runs.metrics import choose_wandb_mode
+from experiments.runs.row_files import send_media, write_parquet
 from experiments.runs.run import Run
 from experiments.teaching_signal.estimates import Signals
 from experiments.teaching_signal.probe_signals import probe_signals
@@ -103,7 +101,7 @@ def reward_eval(config: RewardEvalConfig, run: Run, make_policy: PolicyMaker) ->
     figures = draw(evaluation, scores, run.figures)
     for figure in figures:
         run.console.print(f"[bold]figure[/]    {figure}", highlight=False, soft_wrap=True)
-    send_media(config, run, rows, figures)
+    send_media(run, config.tracking.mode.value, "reward_models", rows, figures)
     return summary(evaluation, signals) | {"policy": policy.label, "task": task.name}
 
 
@@ -173,24 +171,6 @@ def draw(evaluation: Evaluation, scores: np.ndarray, directory: Path) -> list[Pa
     except Exception:
         logger.warning("a figure could not be drawn", exc_info=True)
         return []
-
-
-def write_parquet(rows: list[Row], path: Path) -> None:
-    """All rows with the union of their columns."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
-
-
-def send_media(config: RewardEvalConfig, run: Run, rows: list[Row], figures: list[Path]) -> None:
-    """Rows and figures to W&B, where it is used."""
-    if choose_wandb_mode(config.tracking.mode.value) == "disabled":
-        return
-    import wandb
-
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = wandb.Table(columns=[*columns], data=[[row.get(name) for name in columns] for row in rows])
-    run.log_media({"reward_models": table} | {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
 
 
 def variance_is_set(settings: RewardConfig, reward: Reward) -> bool:

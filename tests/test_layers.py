@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,16 @@ def test_the_models_folder_stands_alone():
     for path in (ROOT / "experiments" / "models").glob("*.py"):
         foreign = {name for name in imported_modules(path) if name.startswith("experiments.")}
         assert all(name.startswith("experiments.models") for name in foreign), path
+
+
+def test_every_path_that_contributing_names_exists():
+    """In the table of where to start; `<command>` and the like stand for any name."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:cli|conf|docs|experiments|outputs|tests)/[\w./<>-]*)`", text))
+    assert len(paths) > 20
+    for path in sorted(paths):
+        pattern = re.sub(r"<[^>]+>", "*", path).rstrip("/")
+        assert list(ROOT.glob(pattern)), f"CONTRIBUTING.md names {path}, which does not exist"
 
 
 @pytest.mark.parametrize("word", ["utils", "helpers", "common", "misc", "manager"])

@@ -197,5 +197,5 @@ def open_gpu(*, needs_triton: bool) -> Gpu:
     if needs_triton and importlib.util.find_spec("triton") is None:
         raise ValueError("the kernel triton needs the package triton: pip install 'rl-exp[triton]'")
     if needs_triton and os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes"):
-        raise ValueError("TRITON_INTERPRET is set, and interpreted kernels are no measurement: unset it")
+        raise ValueError("TRITON_INTERPRET is set, and interpreted kernels cannot be timed: unset it")
     return Gpu(torch.device("cuda", torch.cuda.current_device()))

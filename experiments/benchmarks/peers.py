@@ -31,7 +31,6 @@ def matched_model(
     heads: int,
     feed_forward_dim: int,
     vocabulary_size: int,
-    seed: int = 0,
 ) -> RlExpForCausalLM:
     """A model of random weights, with the parameters of the MHA model of that `feed_forward_dim`."""
     attention = AttentionShape(
@@ -43,7 +42,7 @@ def matched_model(
     shape = ModelShape.matched(
         attention, anchor_feed_forward_dim=feed_forward_dim, layers=layers, vocabulary_size=vocabulary_size
     )
-    return build_model(RlExpConfig.from_shape(shape), torch.Generator().manual_seed(seed))
+    return build_model(RlExpConfig.from_shape(shape), torch.Generator().manual_seed(0))
 
 
 def peer_model(model: RlExpForCausalLM, peer: Peer) -> Any:

@@ -83,16 +83,16 @@ def served_model(mechanism: str) -> ModelShape:
     )
 
 
-def compare_with_published(memory_share: float = MEMORY_SHARE) -> list[Row]:
+def compare_with_published() -> list[Row]:
     """A row for every published figure: sequences that fit, the ceiling on tokens per second, the share reached.
 
     Of a request, prompt and output add up on each resource, and the busiest resource gives the ceiling; a sequence in
     the cache is taken with half of its output. Concurrency beyond what fits waits, so it does not count.
     """
-    return [_compared(figure, memory_share) for figure in PUBLISHED]
+    return [_compared(figure) for figure in PUBLISHED]
 
 
-def _compared(figure: PublishedServing, memory_share: float) -> Row:
+def _compared(figure: PublishedServing) -> Row:
     serving = Serving(
         device=DEVICES["h100"],
         weights="fp8",
@@ -100,7 +100,7 @@ def _compared(figure: PublishedServing, memory_share: float) -> Row:
         cache="bf16",
         cache_bytes=2,
         devices=SERVED_DEVICES,
-        memory_share=memory_share,
+        memory_share=MEMORY_SHARE,
         experts=SERVED_EXPERTS,
     )
     data_parallel = SERVED_DEVICES // figure.tensor_parallel

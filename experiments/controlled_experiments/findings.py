@@ -38,11 +38,11 @@ class Bar(Protocol):
 Progress = Callable[[str, int], AbstractContextManager[Bar]]
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(value: float) -> str:
     """A number for a sentence: 1,234 or 0.0123 or 3.2e+08 or "never"."""
     if math.isinf(value):
         return "never"
-    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -84,7 +84,7 @@ def _refuse_surrogates(document: Document) -> Document:
     try:
         document.text.encode("utf-8")
     except UnicodeEncodeError as error:
-        reason = f"{document.name} holds half a surrogate pair at character {error.start}, which is no text"
+        reason = f"{document.name} holds half a surrogate pair at character {error.start}, which is not text"
         return document._replace(text=reason, problem="undecodable")
     return document
 

@@ -57,7 +57,7 @@ class HubDataset:
                 re.compile(self.document_start)
             except re.error as error:
                 raise ValueError(
-                    f"data.document_start={self.document_start!r} is no regular expression: {error}"
+                    f"data.document_start={self.document_start!r} is not a regular expression: {error}"
                 ) from error
 
     def has_messages(self) -> bool:

@@ -170,7 +170,7 @@ class LocalFiles:
                     yield Document(called, reason, problem="malformed")
                     continue
                 if not isinstance(value, dict):
-                    reason = f'{where} is no JSON object: expected {{"{self.text_field}": "some text"}}'
+                    reason = f'{where} is not a JSON object: expected {{"{self.text_field}": "some text"}}'
                     yield Document(called, reason, problem="malformed")
                     continue
                 yield text_of_row(value, self.text_field, where, called, self.template)
@@ -194,7 +194,7 @@ class LocalFiles:
                         row = {column: value}
                         yield text_of_row(row, self.text_field, f"{file} {at}", f"{name} {at}", self.template)
         except (pyarrow.ArrowException, OSError) as error:  # damaged pages are an OSError without a file name
-            raise ValueError(f"{file} is no readable parquet file: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def parsed_arguments(text: str) -> dict[str, Any]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name.isidentifier():
-            raise ValueError(f"{text!r} is no list of settings: write them as in max_terms=2,allow_negation=false")
+            raise ValueError(f"{text!r} is not a list of settings: write them as in max_terms=2,allow_negation=false")
         arguments[name] = _value(value)
     return arguments
 

@@ -226,7 +226,7 @@ def utf8(text: str, name: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} holds half a surrogate pair at character {error.start}, which is no text") from error
+        raise ValueError(f"{name} holds half a surrogate pair at character {error.start}, which is not text") from error
 
 
 def _read(file: Path) -> Iterator[tuple[str | None, str]]:

@@ -20,7 +20,6 @@ from experiments.policies.gradients import (
     Estimator,
     advantages,
     exact_gradient,
-    kl_gradient,
     sample_outputs,
     sampled_gradient,
 )
@@ -88,10 +87,6 @@ class FirstCrossing:
         # minimum keeps the earlier step: a later one is larger, and inf stands for "not now".
         torch.minimum(self.step, torch.where(reached, float(step), torch.inf), out=self.step)
 
-    def all_reached(self) -> bool:
-        """Whether every arm and seed has crossed."""
-        return self.step is not None and bool(torch.isfinite(self.step).all())
-
 
 def reward_gradient(
     rewards: Tensor,
@@ -99,29 +94,21 @@ def reward_gradient(
     estimator: Estimator = Estimator.exact,
     samples: int = 1,
     generator: torch.Generator | None = None,
-    reference_log_probabilities: Tensor | None = None,
-    kl_coefficient: float = 0.0,
 ) -> LogitGradient:
-    """The gradient function of E[r] - kl_coefficient KL(pi || reference) for rewards broadcasting to [A, S, P, O].
+    """The gradient function of E[r] for rewards broadcasting to [A, S, P, O].
 
     Sampled estimators draw `samples` outputs per prompt with `generator`, the same uniform numbers for every arm.
     """
     if not estimator.is_exact and generator is None:
         raise ValueError(f"{estimator} samples outputs: it needs a generator")
-    if kl_coefficient and reference_log_probabilities is None:
-        raise ValueError(f"kl_coefficient={kl_coefficient} needs a reference policy")
 
     def gradient(probabilities: Tensor) -> Tensor:
         if estimator.is_exact:
-            uphill = exact_gradient(probabilities, rewards, divide_by_std=estimator is Estimator.exact_std)
-        else:
-            uniforms = torch.rand((1, *probabilities.shape[1:3], samples), generator=generator, dtype=torch.float64)
-            outputs = sample_outputs(probabilities, uniforms)
-            drawn = rewards.expand_as(probabilities).gather(-1, outputs)
-            uphill = sampled_gradient(probabilities, outputs, advantages(drawn, estimator))
-        if kl_coefficient and reference_log_probabilities is not None:
-            uphill = uphill - kl_coefficient * kl_gradient(probabilities.log(), reference_log_probabilities)
-        return uphill
+            return exact_gradient(probabilities, rewards, divide_by_std=estimator is Estimator.exact_std)
+        uniforms = torch.rand((1, *probabilities.shape[1:3], samples), generator=generator, dtype=torch.float64)
+        outputs = sample_outputs(probabilities, uniforms)
+        drawn = rewards.expand_as(probabilities).gather(-1, outputs)
+        return sampled_gradient(probabilities, outputs, advantages(drawn, estimator))
 
     return gradient
 
@@ -140,13 +127,12 @@ def ascend(
     learning_rate: float | Tensor,
     steps: int,
     observers: Sequence[Observer] = (),
-    stop_when: Callable[[], bool] | None = None,
     advance: Advance | None = None,
 ) -> SoftmaxPolicy:
     """`steps` updates parameters += learning_rate * gradient, in place; returns the policy.
 
-    `learning_rate` is a number or broadcasts against the parameters. Observers see steps 0 to `steps`. `stop_when` is
-    asked once in 500 steps, and so is `advance` told.
+    `learning_rate` is a number or broadcasts against the parameters. Observers see steps 0 to `steps`. `advance`
+    is called once in 500 steps.
     """
     for step in range(steps):
         probabilities = policy.probabilities()
@@ -157,11 +143,8 @@ def ascend(
             policy.parameters.addcmul_(update, learning_rate)
         else:
             policy.parameters.add_(update, alpha=learning_rate)
-        if step % 500 == 499:
-            if advance is not None:
-                advance(500)
-            if stop_when is not None and stop_when():
-                return policy
+        if step % 500 == 499 and advance is not None:
+            advance(500)
     for observer in observers:
         observer.observe(steps, policy.probabilities())
     if advance is not None:

@@ -47,14 +47,6 @@ def exact_gradient(probabilities: Tensor, rewards: Tensor, *, divide_by_std: boo
     return gradient
 
 
-def kl_gradient(log_probabilities: Tensor, reference_log_probabilities: Tensor) -> Tensor:
-    """d/d logit(y) of KL(pi || reference), which is pi(y) (log-ratio(y) - KL): [A, S, P, O].
-
-    The policy is finite, so the gradient of the penalty is exact even where that of the reward is sampled.
-    """
-    return exact_gradient(log_probabilities.exp(), log_probabilities - reference_log_probabilities)
-
-
 def sample_outputs(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Outputs drawn by inverting the cumulative distribution: probabilities [A, S, P, O], uniforms [1 or A, S, P, N].
 

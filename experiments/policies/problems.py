@@ -65,7 +65,9 @@ def read_problem(path: str | Path) -> Problem:
     except RecursionError as error:
         raise ValueError(f"problem {path} is nested too deeply: give lists of numbers, at most three deep") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"problem {path} is no valid {path.suffix or 'YAML'}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"problem {path} is not valid {path.suffix or 'YAML'}: {str(error).splitlines()[0]}"
+        ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"problem {path} must map keys to numbers; its keys are {', '.join(KEYS)}")
     try:
@@ -78,7 +80,7 @@ def problem_from_mapping(content: Mapping[str, Any], name: str) -> Problem:
     """A problem from plain nested lists, every shape and number checked. ValueError says what is wrong and allowed."""
     unknown = [_printable(key) for key in content if key not in KEYS]
     if unknown:
-        raise ValueError(f"{', '.join(unknown)} is no key of a problem: use {', '.join(KEYS)}")
+        raise ValueError(f"{', '.join(unknown)} is not a key of a problem: use {', '.join(KEYS)}")
     missing = [key for key in ("rewards", "ground_truth_rewards") if key not in content]
     if missing:
         raise ValueError(

@@ -135,8 +135,3 @@ def check_probabilities(probabilities: Tensor) -> None:
 def expected(probabilities: Tensor, values: Tensor) -> Tensor:
     """E_{y ~ pi}[values(y)]: [A, S, P, O] -> [A, S, P]."""
     return (probabilities * values).sum(dim=-1)
-
-
-def kl_divergence(log_probabilities: Tensor, reference_log_probabilities: Tensor) -> Tensor:
-    """KL(pi || reference) per prompt: [A, S, P, O] -> [A, S, P]."""
-    return (log_probabilities.exp() * (log_probabilities - reference_log_probabilities)).sum(dim=-1)

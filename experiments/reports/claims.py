@@ -22,6 +22,7 @@ VERDICT_COLOURS = {
     PARTLY: "cyan",
     NO_EVIDENCE: "dim",
 }
+MOST_EFFECTS = 4  # named of one statement
 VERDICTS = tuple(VERDICT_COLOURS)
 
 
@@ -180,14 +181,16 @@ def _all_of(verdicts: Sequence[str]) -> str:
     return str(Verdict.inconclusive)
 
 
-def part_effects(part: Part, most: int = 4) -> str:
+def part_effects(part: Part) -> str:
     """`after 30 updates: -0.023 [-0.029, -0.017]; ..., n = 10 seeds`: what was found, and what intervals are over."""
     items = part.findings or ()
     if not items:
         return "the evidence has no such row"
     several = len(items) > 1
-    texts = [(f"{item.case}: " if several and item.case else "") + effect_text(item.effect) for item in items[:most]]
-    more = f" and {len(items) - most} more" if len(items) > most else ""
+    texts = [
+        (f"{item.case}: " if several and item.case else "") + effect_text(item.effect) for item in items[:MOST_EFFECTS]
+    ]
+    more = f" and {len(items) - MOST_EFFECTS} more" if len(items) > MOST_EFFECTS else ""
     drawn = [item.drawn for item in items if item.drawn not in ("", "exact")]
     n = f", n = {' or '.join(dict.fromkeys((drawn[0], drawn[-1])))}" if drawn else ""
     return "; ".join(texts) + more + n

@@ -80,7 +80,7 @@ def damage_of(png: Path) -> str:
     """Why a file is no picture; empty where it is one."""
     try:
         if not png.is_file():
-            return "is no file"
+            return "is not a file"
         with png.open("rb") as stream:
             begin = stream.read(8)
             stream.seek(max(0, png.stat().st_size - 8))
@@ -88,7 +88,7 @@ def damage_of(png: Path) -> str:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if begin != b"\x89PNG\r\n\x1a\n":
-        return "is no PNG"
+        return "is not a PNG"
     return "" if end == b"IEND\xaeB`\x82" else "is cut off"
 
 

@@ -105,7 +105,7 @@ def by_paper(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
 
 
 def picture(path: Path, caption: str | None = None) -> Picture | None:
-    """The file as a data URI; None where it is no PNG, cannot be read, or is too large for a page."""
+    """The file as a data URI; None where it is not a PNG, cannot be read, or is too large for a page."""
     if damage_of(path):
         return None
     content = path.read_bytes()

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.runs.files import read_json, write_json
+from experiments.runs.sweeps import read_sweep
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 KEPT = (
     "comparison.json",
@@ -32,15 +36,17 @@ PROVENANCE = ("experiment", "run_id", "seed", "started", "ended", "versions", "m
 
 def publish(result: Path, destination: Path) -> list[Path]:
     """Copy the small files of a run or sweep directory. ValueError where it is neither, or is not finished."""
+    output = result.resolve().parent.parent
     if (result / "sweep.json").is_file():
-        sweep = read_json(result / "sweep.json")
-        folder = result.parent.parent / sweep.get("experiment", sweep["command"])
-        runs = [folder / job["run_id"] for job in sweep["jobs"]]
-        made_by: dict[str, Any] = {"command": ["rl-exp", sweep["command"], "-m", *sweep["overrides"]]}
+        sweep = read_sweep(result)
+        runs = list(sweep.runs)
+        made_by: dict[str, Any] = {"command": portable(["rl-exp", sweep.command, "-m", *sweep.overrides], output)}
     elif (result / "manifest.json").is_file():
         runs, made_by = [result], {}
     else:
-        raise ValueError(f"{result} is no run and no sweep: name a folder in outputs/<experiment>/ or outputs/sweeps/")
+        raise ValueError(
+            f"{result} is neither a run nor a sweep: use outputs/<experiment>/<run id> or outputs/sweeps/<id>"
+        )
     manifests = [read_json(run / "manifest.json") for run in runs]
     unfinished = [
         run.name for run, manifest in zip(runs, manifests, strict=True) if manifest.get("exit_reason") != "finished"
@@ -56,8 +62,24 @@ def publish(result: Path, destination: Path) -> list[Path]:
                 shutil.copyfile(file, target)
                 copied.append(target)
     facts = [{name: manifest.get(name) for name in PROVENANCE if name in manifest} for manifest in manifests]
+    for fact in facts:
+        if "command" in fact:
+            fact["command"] = portable(fact["command"], output)
     write_json(destination / "provenance.json", made_by | {"runs": facts if len(facts) == 1 else _shared(facts)})
     return [*copied, destination / "provenance.json"]
+
+
+def portable(command: Sequence[str], output: Path) -> list[str]:
+    """A command line whose paths below the checkout, or beside the output folder, are relative to where they lie."""
+    folders = sorted((str(CHECKOUT), str(output.parent)), key=len, reverse=True)
+    words = []
+    for word in command:
+        name, sign, value = word.partition("=")
+        head, path = (name + sign, value) if sign else ("", word)
+        for folder in folders:
+            path = "." if path == folder else path.removeprefix(f"{folder.rstrip('/')}/")
+        words.append(head + path)
+    return words
 
 
 def _shared(facts: list[dict[str, Any]]) -> dict[str, Any]:

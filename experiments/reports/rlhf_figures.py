@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,43 +43,46 @@ def draw_all(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]]
 
 def draw_training_curves(settings: Sequence[Setting], styles: RewardStyles, directory: Path) -> Path:
     """Proxy and ground truth on the probe prompts over steps; mean over seeds, band from the lowest to the highest."""
-    with figure_style():
-        figure, axes = _grid(settings, 2)
-        for row, setting in zip(axes, settings, strict=True):
-            for axis, outcome in zip(row, Outcome, strict=True):
-                for arm in setting.arms:
-                    steps, values = _by_seed(arm, outcome)
-                    line = axis.plot(steps, values.mean(axis=0), label=arm.label, **styles.of(arm.label))
-                    if len(values) > 1:
-                        colour = line[0].get_color()
-                        axis.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.12, color=colour, lw=0)
-                axis.axhline(0, color=GREY, lw=0.8)
-                axis.set_xlabel("policy-gradient steps")
-                axis.set_ylabel(AXIS[outcome])
-            _name_setting(row, setting)
-        _legend(figure, axes)
-        return save_figure(figure, directory / "training_curves", _seeds(settings, "band: lowest to highest seed"))
+
+    def curve(axis: Axes, arm: Arm, outcome: Outcome) -> None:
+        steps, values = _by_seed(arm, outcome)
+        line = axis.plot(steps, values.mean(axis=0), label=arm.label, **styles.of(arm.label))
+        if len(values) > 1:
+            colour = line[0].get_color()
+            axis.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.12, color=colour, lw=0)
+
+    note = _seeds(settings, "band: lowest to highest seed")
+    return _draw_curves(settings, curve, "policy-gradient steps", directory / "training_curves", note)
 
 
 def draw_over_optimisation(settings: Sequence[Setting], styles: RewardStyles, directory: Path) -> Path:
     """Proxy and ground truth against the root of the KL divergence, as Gao, Schulman and Hilton draw them."""
+
+    def curve(axis: Axes, arm: Arm, outcome: Outcome) -> None:
+        (_, values), (_, kl), style = _by_seed(arm, outcome), _by_seed(arm, None), styles.of(arm.label)
+        axis.plot(_root(kl.mean(axis=0)), values.mean(axis=0), label=arm.label, **style)
+        for one_kl, one in zip(kl, values, strict=True):
+            axis.plot(_root(one_kl), one, color=style["color"], lw=0.6, alpha=0.35)
+
+    x_label, note = "square root of KL divergence (√nats)", _seeds(settings, "thin: single seeds")
+    return _draw_curves(settings, curve, x_label, directory / "over_optimisation", note)
+
+
+def _draw_curves(
+    settings: Sequence[Setting], curve: Callable[[Axes, Arm, Outcome], None], x_label: str, path: Path, note: str
+) -> Path:
+    """A row of panels per setting, one for each outcome, with the `curve` of every arm."""
     with figure_style():
         figure, axes = _grid(settings, 2)
         for row, setting in zip(axes, settings, strict=True):
             for axis, outcome in zip(row, Outcome, strict=True):
                 for arm in setting.arms:
-                    _, values = _by_seed(arm, outcome)
-                    _, kl = _by_seed(arm, None)
-                    style = styles.of(arm.label)
-                    axis.plot(_root(kl.mean(axis=0)), values.mean(axis=0), label=arm.label, **style)
-                    for one_kl, one in zip(kl, values, strict=True):
-                        axis.plot(_root(one_kl), one, color=style["color"], lw=0.6, alpha=0.35)
+                    curve(axis, arm, outcome)
                 axis.axhline(0, color=GREY, lw=0.8)
-                axis.set_xlabel("square root of KL divergence (√nats)")
-                axis.set_ylabel(AXIS[outcome])
+                axis.set(xlabel=x_label, ylabel=AXIS[outcome])
             _name_setting(row, setting)
         _legend(figure, axes)
-        return save_figure(figure, directory / "over_optimisation", _seeds(settings, "thin: single seeds"))
+        return save_figure(figure, path, note)
 
 
 def draw_increase_against(

@@ -175,7 +175,7 @@ def read_run(directory: Path) -> RlhfRun:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, yaml.YAMLError):
-        return "config.yaml is no YAML: it was damaged"
+        return "config.yaml is not YAML: it was damaged"
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 
@@ -32,8 +30,10 @@ from experiments.reports.rlhf_over_optimisation import over_optimisation_fit
 from experiments.reports.rlhf_runs import Arm, Setting, group_runs, read_runs
 from experiments.reports.rlhf_statements import findings_of
 from experiments.reports.rlhf_tables import SHOWN_PROPERTIES, arms_table, correlation_table
-from experiments.runs.files import read_json, write_json
+from experiments.runs.files import write_json
+from experiments.runs.row_files import write_parquet
 from experiments.runs.seeds import SeedStreams
+from experiments.runs.sweeps import read_sweep
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +84,12 @@ def summarise_rlhf(runs: list[Path], sweep_directory: Path, console: Console) ->
 def presets_of(sweep_directory: Path) -> list[str]:
     """The presets that the sweep was asked for, from sweep.json; none where it was no sweep of ours."""
     try:
-        sweep = read_json(sweep_directory / "sweep.json")
-        if sweep["command"] != "rlhf-sweep":
-            return []
-        named = [text.partition("=")[2] for text in sweep["overrides"] if text.startswith("preset=")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sweep = read_sweep(sweep_directory)
+    except ValueError:
         return []
+    if sweep.command != "rlhf-sweep":
+        return []
+    named = [text.partition("=")[2] for text in sweep.overrides if text.startswith("preset=")]
     return named[-1].split(",") if named else [DEFAULT_PRESET]
 
 
@@ -142,13 +142,6 @@ def run_rows(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     ]
 
 
-def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """All rows with the union of their columns."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
-
-
 def figures(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
     """Draw them; a figure that cannot be drawn ends no sweep."""
     try:
@@ -158,21 +151,12 @@ def figures(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]],
         return []
 
 
-def runs_of_sweep(sweep_directory: Path) -> list[Path]:
-    """The run directories of a sweep, finished or not. ValueError where there is no sweep."""
-    if not (sweep_directory / "sweep.json").is_file():
-        raise ValueError(f"{sweep_directory} is no sweep: name a folder of outputs/sweeps/")
-    sweep = read_json(sweep_directory / "sweep.json")
-    folder = sweep_directory.parent.parent / sweep.get("experiment", sweep["command"])
-    return [folder / job["run_id"] for job in sweep["jobs"]]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="a folder of outputs/sweeps/")
     arguments = parser.parse_args()
     try:
-        summarise_rlhf(runs_of_sweep(arguments.sweep), arguments.sweep, Console())
+        summarise_rlhf(list(read_sweep(arguments.sweep).runs), arguments.sweep, Console())
     except ValueError as error:
         parser.error(str(error))
 

@@ -23,8 +23,9 @@ from scipy import stats
 from experiments.reports.run_records import RunRecord, arm_settings, finite_number, read_record, run_directories, shown
 from experiments.reports.tables import Column, rich_table
 from experiments.reward_metrics.correlations import Interval, student_interval
-from experiments.runs.files import finite, read_json
+from experiments.runs.files import finite
 from experiments.runs.run import RunState
+from experiments.runs.sweeps import read_sweep
 
 MOST_METRICS_PRINTED = 12
 MOST_NULLS_NAMED = 4
@@ -81,12 +82,12 @@ def find_runs(names: Sequence[str], output_dir: Path) -> list[Path]:
     sweeps = sweep_directories(output_dir)
     for name in names:
         if not name.strip():
-            raise ValueError("an empty name is no run: rl-exp report runs lists runs and sweeps")
+            raise ValueError("an empty name names no run: rl-exp report runs lists runs and sweeps")
         path = Path(name)
         # os.path: a name that is too long for a file system is no file, and no error.
         sweep = next((place for place in (path, output_dir / "sweeps" / name) if isfile(place / "sweep.json")), None)
         if sweep is not None:
-            found += runs_of_sweep(sweep)
+            found += read_sweep(sweep).runs
         elif isdir(path) and any(isfile(path / file) for file in ("status.json", "config.yaml", "manifest.json")):
             found.append(path)
         else:
@@ -94,13 +95,13 @@ def find_runs(names: Sequence[str], output_dir: Path) -> list[Path]:
             fitting = [place for place in fitting if place.name == name] or fitting
             if not fitting:
                 raise ValueError(
-                    f"{_short(name)} is no run, sweep or run directory below {output_dir}: "
+                    f"{_short(name)} is not a run, sweep or run directory below {output_dir}: "
                     "rl-exp report runs lists them"
                 )
             if len(fitting) > 1:
                 ids = ", ".join(f"{place.parent.name}/{place.name}" for place in fitting[:5])
                 raise ValueError(f"{name} begins {len(fitting)} runs or sweeps ({ids}): write more of the id")
-            found += runs_of_sweep(fitting[0]) if fitting[0] in sweeps else fitting
+            found += list(read_sweep(fitting[0]).runs) if fitting[0] in sweeps else fitting
     return list(dict.fromkeys(found))
 
 
@@ -112,20 +113,6 @@ def sweep_directories(output_dir: Path) -> list[Path]:
 
 def _short(name: str) -> str:
     return name if len(name) <= 80 else name[:77] + "..."
-
-
-def runs_of_sweep(sweep_directory: Path) -> list[Path]:
-    """The run directories of a sweep, finished or not. ValueError where sweep.json is damaged."""
-    try:
-        sweep = read_json(sweep_directory / "sweep.json")
-        folder = sweep_directory.parent.parent / str(sweep.get("experiment", sweep["command"]))
-        return list(dict.fromkeys(folder / str(job["run_id"]) for job in sweep["jobs"]))
-    except OSError as error:
-        raise ValueError(f"{sweep_directory / 'sweep.json'} cannot be read ({error.strerror})") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{sweep_directory / 'sweep.json'} is damaged: it does not list the jobs of a sweep"
-        ) from error
 
 
 # Arms -------------------------------------------------------------------------------------------------------------

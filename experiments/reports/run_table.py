@@ -17,7 +17,6 @@ STATE_COLOURS = {
     "finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", STALE: "yellow",
     EMPTY: "dim", UNREADABLE: "red",
 }  # fmt: skip
-SORTED_BY = ("age", "id", "experiment", "status")  # beside any setting or metric
 
 
 def choose_runs(

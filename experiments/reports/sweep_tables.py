@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from experiments.reports.run_comparison import compare_arms, compare_metrics, runs_of_sweep, sweep_directories
+from experiments.reports.run_comparison import compare_arms, compare_metrics, sweep_directories
 from experiments.reports.run_records import HEADLINES, shown
 from experiments.reward_metrics.correlations import Interval
+from experiments.runs.sweeps import read_sweep
 
 MOST_SWEEPS = 3
 MOST_METRICS = 4
@@ -32,7 +33,7 @@ def sweep_tables(output_dir: Path) -> list[SweepTable]:
         if len(tables) == MOST_SWEEPS:
             break
         try:
-            arms, left_out = compare_arms(runs_of_sweep(directory))
+            arms, left_out = compare_arms(read_sweep(directory).runs)
         except (ValueError, OSError):
             continue
         rows = compare_metrics(arms)

@@ -69,16 +69,15 @@ def rich_table(
     caption: str = "",
     ruled: bool = False,
     gap: int = 1,
-    frame: box.Box = box.SIMPLE_HEAD,
 ) -> Table:
     """A table for the terminal: `ruled` separates its rows, `gap` is the space after each column."""
     table = Table(
-        box=frame,
+        box=box.SIMPLE_HEAD,
         title=escape(title) or None,
         caption=caption or None,
         title_justify="left",
         caption_justify="left",
-        padding=(0, gap, 0, 0) if frame is box.SIMPLE_HEAD else (0, 1),
+        padding=(0, gap, 0, 0),
         show_lines=ruled,
     )
     for column in columns:

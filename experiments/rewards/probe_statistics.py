@@ -14,7 +14,7 @@ def grouped(values: Floats, samples: int) -> Floats:
     """Rows [n] as [P, N]. ValueError where the rows are no whole groups of two or more."""
     if samples < 2 or len(values) == 0 or len(values) % samples:
         raise ValueError(
-            f"{len(values)} probe rollouts are no groups of {samples} samples: use probe.samples of 2 or more"
+            f"{len(values)} probe rollouts are not groups of {samples} samples: use probe.samples of 2 or more"
         )
     return values.reshape(-1, samples)
 

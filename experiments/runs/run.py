@@ -294,7 +294,7 @@ class Run:
         try:
             sink.close(exit_code=exit_code, summary=summary)
         except Exception as error:
-            self._tell_lost_wandb("could not be finished; metrics.jsonl is whole", error)
+            self._tell_lost_wandb("could not be finished; metrics.jsonl is complete", error)
 
 
 class RunProgress:

@@ -134,7 +134,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         tensors = load_file(path / WHOLE) if is_whole else _joined_shards(path)
     except SafetensorError as error:
-        raise ValueError(f"{path / WHOLE if is_whole else path} is no safetensors file ({error})") from error
+        raise ValueError(f"{path / WHOLE if is_whole else path} is not a safetensors file ({error})") from error
     state = _put_tensors(read_json(path / "state.json"), tensors)
     assert isinstance(state, dict)
     return state

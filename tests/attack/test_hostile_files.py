@@ -41,7 +41,7 @@ def test_a_checkpoint_of_hostile_tensors_is_named_and_passed_over(kind, tmp_path
         for name in ("tensors.safetensors", "state.json")
     }
     write_json(folder / "MANIFEST.json", {"step": 1, "files": files})  # whoever wrote it knows its hashes
-    with pytest.raises(ValueError, match=r"tensors\.safetensors is no safetensors file"):
+    with pytest.raises(ValueError, match=r"tensors\.safetensors is not a safetensors file"):
         load_checkpoint(folder)
     assert load_latest_checkpoint(tmp_path) is None
     assert not (tmp_path / "sentinel").exists()

@@ -108,13 +108,13 @@ REFUSED = {
     "a sweep without end": (["-m", "seed=range(0,10000000000)"], "10,000,000,000 jobs"),
     "a shuffled sweep without end": (["-m", "seed=shuffle(range(0,10000000000))"], "10,000,000,000 jobs"),
     "a product of sweeps": (["-m", "seed=range(0,100)", "training.tokens=range(4000,4100)"], "10,000 jobs"),
-    "a range to infinity": (["-m", "training.tokens=range(0,inf)"], "is no range"),
-    "a range that stands still": (["-m", "seed=range(0,5,0)"], "is no range"),
+    "a range to infinity": (["-m", "training.tokens=range(0,inf)"], "is not a range"),
+    "a range that stands still": (["-m", "seed=range(0,5,0)"], "is not a range"),
     "brackets without end": (["data.path=" + "[" * 5000], "5,000 brackets"),
     "a long text": (["data.path=" + "x" * 100_000], "are the most"),
     "a number of many digits": (["seed=" + "9" * 5000], "seed"),
     "a terminal's escape": (["data.path=\x1b[31mred"], "control character"),
-    "bytes that are no text": (["data.path=\udcff"], "no UTF-8"),
+    "bytes that are no text": (["data.path=\udcff"], "not UTF-8"),
     "two lines in a path": (["output_dir='a\nb'"], "one line"),
 }
 

@@ -71,7 +71,11 @@ FILES = {
     "a broken line": ("a.jsonl", b'{"text": "the ox\n', "a.jsonl line 1 is not JSON"),
     "brackets without end": ("a.jsonl", b'{"text": ' + b"[" * 100_000, "a.jsonl line 1 is not JSON"),
     "another field": ("a.jsonl", b'{"body": "the ox"}\n', "set data.text_field to one of body"),
-    "bytes that are no parquet": ("a.parquet", b"PAR1" + bytes(20) + b"PAR1", "a.parquet is no readable parquet file"),
+    "bytes that are no parquet": (
+        "a.parquet",
+        b"PAR1" + bytes(20) + b"PAR1",
+        "a.parquet is not a readable parquet file",
+    ),
     "another kind of file": ("a.csv", b"text\nthe ox", "not one of .txt, .jsonl, .parquet"),
 }
 

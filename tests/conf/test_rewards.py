@@ -55,7 +55,7 @@ def test_an_unknown_reward_is_refused_with_a_suggestion():
         (ClippedConfig, {"low": 0.9, "high": 0.1}, "quantiles"),
         (SuppressingConfig, {"high": 1.1}, "quantiles"),
         (OverpayingConfig, {"share": 2.0}, "share"),
-        (OverpayingConfig, {"pattern": "("}, "no regular expression"),
+        (OverpayingConfig, {"pattern": "("}, "not a regular expression"),
         (OverpayingConfig, {"property": BadProperty.pattern}, "needs"),
         (CreditConfig, {"parts": ["a"], "weights": [1.0, 2.0]}, "weights"),
         (CreditConfig, {"weights": [0.0]}, "weights"),

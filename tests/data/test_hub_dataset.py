@@ -123,7 +123,7 @@ def test_what_cannot_be_found_is_one_clear_line(tmp_path):
         ({"most_documents": 0}, "most_documents=0"),
         ({"evaluation_split": "train"}, "evaluation_split=train is the training split"),
         ({"evaluation_split": "test", "data_files": "a"}, "would evaluate on the training files"),
-        ({"document_start": "("}, "no regular expression"),
+        ({"document_start": "("}, "not a regular expression"),
         ({"holdout_fraction": 1.5}, "holdout_fraction=1.5"),
     ],
 )

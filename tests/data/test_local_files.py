@@ -148,7 +148,7 @@ def refuse(tmp_path, content, name, message, **options):
         (b"", "a.jsonl", "corpus local is empty"),
         (b"x", "a.txt", "too short"),
         (b'{"text": "fine"}\n{"text": ', "a.jsonl", "a.jsonl line 2 is not JSON"),
-        (b'["fine"]', "a.jsonl", "line 1 is no JSON object"),
+        (b'["fine"]', "a.jsonl", "line 1 is not a JSON object"),
         (
             b'{"body": "fine", "id": 3}',
             "a.jsonl",
@@ -156,7 +156,7 @@ def refuse(tmp_path, content, name, message, **options):
         ),
         (b'{"text": 7}', "a.jsonl", "line 1: 'text' holds int instead of text"),
         (b'{"text": "a \\ud800 b"}', "a.jsonl", "half a surrogate pair at character 2"),
-        (b"no parquet", "a.parquet", "a.parquet is no readable parquet file"),
+        (b"no parquet", "a.parquet", "a.parquet is not a readable parquet file"),
         (
             {"body": ["a"], "id": [1]},
             "a.parquet",

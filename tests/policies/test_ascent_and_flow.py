@@ -12,7 +12,7 @@ from experiments.policies.ascent import (
     reward_gradient,
 )
 from experiments.policies.gradients import Estimator
-from experiments.policies.softmax import SoftmaxPolicy, kl_divergence, log_linear_policy, tabular_policy
+from experiments.policies.softmax import SoftmaxPolicy, log_linear_policy, tabular_policy
 
 
 def draws(seed: int, *shape: int) -> torch.Tensor:
@@ -65,7 +65,6 @@ def test_what_never_happens_takes_infinitely_long():
     policy = tabular_policy(torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64))
     ascend(policy, reward_gradient(torch.zeros(2).double()), learning_rate=1.0, steps=10, observers=[crossing])
     assert crossing.step.item() == float("inf")
-    assert not crossing.all_reached()
 
 
 def test_flow_time_of_two_outputs_has_its_closed_form():
@@ -95,20 +94,10 @@ def test_flow_is_the_limit_of_small_steps():
         log_linear_policy(probabilities, features),
         reward_gradient(rewards),
         learning_rate=0.02,
-        steps=60_000,
+        steps=int(1.05 * flow.item() / 0.02),
         observers=[crossing],
-        stop_when=crossing.all_reached,
     )
     assert flow.item() == pytest.approx(0.02 * crossing.step.item(), rel=0.02)
-
-
-def test_kl_pulls_back_to_the_closed_form_optimum():
-    """max E[r] - c KL has the solution reference * exp(r / c), normalised."""
-    reference, rewards = torch.log_softmax(draws(0, 1, 1, 1, 4), -1), draws(1, 1, 1, 1, 4)
-    gradient = reward_gradient(rewards, reference_log_probabilities=reference, kl_coefficient=0.8)
-    policy = ascend(SoftmaxPolicy(reference.clone()), gradient, learning_rate=1.0, steps=3000)
-    optimum = torch.log_softmax(reference + rewards / 0.8, -1)
-    assert float(kl_divergence(policy.log_probabilities(), optimum).max()) < 1e-10
 
 
 def test_same_generator_same_run_and_arms_share_their_random_numbers():
@@ -127,11 +116,9 @@ def test_same_generator_same_run_and_arms_share_their_random_numbers():
     assert torch.equal(run(0)[0], run(0)[1])  # equal arms
 
 
-def test_a_sampler_without_generator_and_a_penalty_without_reference_are_refused():
+def test_a_sampler_without_generator_is_refused():
     with pytest.raises(ValueError, match="generator"):
         reward_gradient(torch.zeros(2), estimator=Estimator.rloo)
-    with pytest.raises(ValueError, match="reference"):
-        reward_gradient(torch.zeros(2), kl_coefficient=0.1)
 
 
 def test_logged_steps_are_log_spaced_and_hold_both_ends():

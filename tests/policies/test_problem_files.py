@@ -56,7 +56,7 @@ def test_without_features_the_policy_is_tabular():
         ({"output_features": [[[1, 0], [0, 1]]]}, "output_features are for"),
         ({"output_features": [[[1], [1], [1]]]}, "no weights give these probabilities"),
         ({"initial_policy_weights": [[0, 0, 0]]}, "one of the two"),
-        ({"reward": [[1, 0, 0]]}, "reward is no key of a problem"),
+        ({"reward": [[1, 0, 0]]}, "reward is not a key of a problem"),
         ({"rewards": [[1e300, 0, 0]]}, "rewards reach 1e\\+300"),
         ({"rewards": [[10**400, 0, 0]]}, "rewards must be nested lists of numbers"),
         ({"initial_policy_probabilities": [[-0.1, 0.5, 0.6]]}, "positive numbers, not -0.1"),
@@ -73,7 +73,7 @@ def test_missing_keys_and_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         read_problem(tmp_path / "absent.yaml")
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match="no valid"):
+    with pytest.raises(ValueError, match="not valid"):
         read_problem(tmp_path / "broken.json")
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ValueError, match="must map keys"):
@@ -102,7 +102,7 @@ def test_one_output_and_weights_that_leave_an_output_no_probability_are_refused(
         ("deep.yaml", "[" * 2000 + "]" * 2000, "nested too deeply"),
         ("tag.yaml", "!!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("cycle.yaml", "rewards: &r [*r]", "recursive node"),
-        ("list_key.yaml", "? [1, 2]\n: 3\n", "is no key of a problem"),
+        ("list_key.yaml", "? [1, 2]\n: 3\n", "is not a key of a problem"),
     ],
 )
 def test_files_that_mislead_or_attack_get_one_line(name, text, message, tmp_path):

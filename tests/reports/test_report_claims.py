@@ -406,7 +406,7 @@ def test_every_verdict_has_its_colour_on_the_page():
 @pytest.mark.parametrize("text", ["title: x", "a: [", "titel: x", "- 3", ""])
 def test_a_claim_file_that_does_not_fit_is_named(tmp_path, text):
     (tmp_path / "odd.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"odd\.yaml is no claim"):
+    with pytest.raises(ValueError, match=r"odd\.yaml is not a claim"):
         load_claim(tmp_path / "odd.yaml")
 
 

@@ -123,7 +123,7 @@ def test_the_command_compares_draws_and_records(rl_exp, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("nothing",), "nothing is no run, sweep or run directory"),
+        (("nothing",), "nothing is not a run, sweep or run directory"),
         (("gqa",), "gqa begins 2 runs"),
         (("gqa0", "bench1"), "bench and train have no numbers in common"),
         (("gqa0", "gqa1", "--metric", "loss"), "no run has a number 'loss'"),

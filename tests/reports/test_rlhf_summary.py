@@ -18,9 +18,10 @@ from experiments.reports.rlhf_increases import Outcome, increase, points_of
 from experiments.reports.rlhf_over_optimisation import over_optimisation_fit
 from experiments.reports.rlhf_runs import group_runs, read_runs
 from experiments.reports.rlhf_statements import findings_of
-from experiments.reports.rlhf_summary import presets_of, runs_of_sweep, summarise_rlhf
+from experiments.reports.rlhf_summary import presets_of, summarise_rlhf
 from experiments.reports.rlhf_teacher_statements import correlation_between, mean_correlation_within
 from experiments.reward_metrics.correlations import chosen_by_other_seeds
+from experiments.runs.sweeps import read_sweep
 
 
 def summarised(runs, directory, draw=False):
@@ -182,7 +183,7 @@ def test_the_same_runs_have_the_same_summary_in_any_order(tmp_path):
     first, _ = summarised(runs, directory)
     again, _ = summarised(runs, directory)
     assert first == again
-    assert runs_of_sweep(directory) == runs
+    assert list(read_sweep(directory).runs) == runs
 
 
 def policies_sweep(tmp_path, policies, models):
