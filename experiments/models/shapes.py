@@ -103,7 +103,7 @@ class AttentionShape:
     """One attention layer with every number resolved. `None` asks for the paper's default.
 
     Counts that a mechanism does not use are 0. An impossible shape raises ValueError, whose message names the
-    field and its value, what is allowed and how to mend it.
+    field and its value, what is allowed and how to fix it.
     """
 
     mechanism: AttentionMechanism

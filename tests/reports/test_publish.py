@@ -26,7 +26,6 @@ def test_paths_of_the_published_command_are_relative_to_the_checkout_or_the_outp
         f"output_dir={outputs}",
         f"hydra.sweep.dir={outputs}/sweeps/x",
         f"problem={CHECKOUT}/docs/p.yaml",
-        "seed=1",
     ]
     run = finished_run(outputs, "a", ["rl-exp", "controlled", *words])
     publish(run, tmp_path / "kept")
