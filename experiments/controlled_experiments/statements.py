@@ -5,6 +5,8 @@ Light, so that the ledger of claims can read it without torch. Experiments take 
 
 from __future__ import annotations
 
+from typing import Any
+
 from experiments.reward_metrics.statements import Kind, Statement
 
 ERRORS = "When Errors Can Be Beneficial, "
@@ -17,7 +19,7 @@ SIGNALS = "this project: docs/teaching_signal.md"
 EQUALS = "with equal variance, accuracy and learning signal the ground truth"
 
 # What errors of a category do, judged after every recorded number of updates.
-CATEGORIES: dict[str, tuple[str, dict[str, float]]] = {
+CATEGORIES: dict[str, tuple[str, dict[str, Any]]] = {
     "harmful_hacking": ("harmful errors of type I (hacking) lower ground truth", {"below": 0.0}),
     "harmful_stalling": ("harmful errors of type II (stalling) lower ground truth", {"below": 0.0}),
     "benign_unattractive": (
