@@ -9,6 +9,7 @@ A real interpreter is started where the start itself is the claim, and by launch
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -16,6 +17,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -37,12 +40,20 @@ def _perform(words: tuple[str, ...], folder: str, environment: Mapping[str, str]
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["rl-exp", *words]
-    from cli.main import main
-
-    if program is None:
-        main()
-    else:
-        exec(compile(program, "program", "exec"), {"__name__": "__main__"})
+    code: object = 0
+    try:
+        exec(compile(program or "from cli.main import main; main()", "program", "exec"), {"__name__": "__main__"})
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # As an interpreter ends; a process of multiprocessing would wait for launchers' workers, and tell none to go.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 class Started:

@@ -1,4 +1,7 @@
-"""Every command line of README and docs runs, at tiny size."""
+"""Every command line of README and docs is accepted, and the first of every command runs, at tiny size.
+
+Marked slow: all of them run.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +63,7 @@ TINY["rlhf"] = [
 ]
 TINY["reward-eval"] = [*POLICY_AND_TASK, "rewards=[ground_truth,noisy_75]", "resamples=50"]
 TINY["rlhf-sweep"] = [*TINY["rlhf"], "reward=ground_truth,perfect_low_variance", "seed=0", "hydra/launcher=basic"]
+TINY["controlled"] = ["tracking.mode=disabled"]
 # Names of runs, downloads, and evidence that takes as long as the experiment itself.
 NEEDS_MORE = (
     "needs the network",
@@ -73,18 +77,29 @@ NEEDS_MORE = (
 )
 
 
-def command_lines() -> list:
+def command_lines() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.S)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("rl-exp ")]
-    return [
-        pytest.param(
-            line,
-            id=line.split("#")[0].strip().replace("[", "(").replace("]", ")"),
-            marks=[pytest.mark.slow] if "experiment=glob" in line else [],  # a minute; each is tested by itself
-        )
-        for line in dict.fromkeys(lines)
-        if not any(word in line for word in NEEDS_MORE)
-    ]
+    return [line for line in dict.fromkeys(lines) if not any(word in line for word in NEEDS_MORE)]
+
+
+def name_of(line: str) -> str:
+    return line.split("#")[0].strip().replace("[", "(").replace("]", ")")
+
+
+def first_of_every_command() -> list[str]:
+    """Of `train`, `bench`, ... and of every report; of `controlled` a quick one."""
+    first: dict[str, str] = {}
+    for line in command_lines():
+        words = shlex.split(line, comments=True)[1:]
+        if words[0] == "controlled" and "experiment=error_categories" not in words:
+            continue
+        if {"--dry-run", "--cfg", "--summary"} & set(words):
+            continue
+        if words[:2] == ["report", "figures"]:  # draws all that is published: test_report_page.py draws less
+            continue
+        first.setdefault(" ".join(words[:2]) if words[0] == "report" else words[0], line)
+    return list(first.values())
 
 
 @pytest.fixture(scope="session")
@@ -96,15 +111,44 @@ def prepared_outputs(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("line", command_lines())
-def test_a_command_of_the_documents_runs(line, rl_exp, tmp_path, prepared_outputs):
-    words = shlex.split(line, comments=True)[1:]
+@pytest.fixture
+def readers_files(tmp_path) -> None:
+    """The files of a reader's own that the commands name."""
     (tmp_path / "my_texts").mkdir()
     shutil.copy(ROOT / "README.md", tmp_path / "my_texts" / "one.txt")
     (problem,) = re.findall(r"```yaml\n(# my_problem.yaml.*?)```", TEXT, re.S)
     (tmp_path / "my_problem.yaml").write_text(problem)
     for code in re.findall(r"```python\n(# my_\w+\.py\n.*?)```", TEXT, re.S):
         (tmp_path / code.splitlines()[0].removeprefix("# ")).write_text(code)
+
+
+FIRST = first_of_every_command()
+EXPERIMENTS = [line for line in command_lines() if not line.startswith("rl-exp report")]
+
+
+@pytest.mark.parametrize("line", EXPERIMENTS, ids=name_of)
+@pytest.mark.usefixtures("readers_files")
+def test_a_command_of_the_documents_is_accepted(line, rl_exp):
+    words = [word for word in shlex.split(line, comments=True)[1:] if word not in ("--dry-run", "--summary")]
+    result = rl_exp(*words, *([] if "--cfg" in words else ["--dry-run"]))
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("line", FIRST, ids=name_of)
+@pytest.mark.usefixtures("readers_files")
+def test_the_first_line_of_a_command_in_the_documents_runs(line, rl_exp, prepared_outputs):
+    run_line(line, rl_exp, prepared_outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in command_lines() if line not in FIRST], ids=name_of)
+@pytest.mark.usefixtures("readers_files")
+def test_every_other_command_of_the_documents_runs(line, rl_exp, prepared_outputs):
+    run_line(line, rl_exp, prepared_outputs)
+
+
+def run_line(line: str, rl_exp, prepared_outputs) -> None:
+    words = shlex.split(line, comments=True)[1:]
     if words[0] == "report":
         result = rl_exp(*words, "--output-dir", str(prepared_outputs))
     else:

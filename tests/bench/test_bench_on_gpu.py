@@ -18,9 +18,15 @@ from experiments import bench as bench_command
 from experiments.benchmarks import gpu as gpu_module
 from experiments.benchmarks.choices import BenchKernel
 
-MECHANISMS = ("mha", "gqa-4", "gta-4", "mla", "gla-2")
+MECHANISMS = ("gqa-4", "gla-2")  # a program of Triton's interpreter takes milliseconds
 SMALL = ("model=nano", "bench.batch=[2]", "bench.rounds=2", "tracking.mode=disabled")
-GRID = ("bench.context=[16,40]", "bench.query_length=[1,20]", "bench.dtype=[fp32,bf16]", "bench.page_size=[null,16]")
+GRID = (
+    "bench.mechanism=[gqa,gla]",
+    "bench.context=[16,40]",
+    "bench.query_length=[1,20]",
+    "bench.dtype=[fp32,bf16]",
+    "bench.page_size=[null,16]",
+)
 
 
 def interpreted() -> bool:
@@ -66,7 +72,7 @@ def test_triton_and_torchs_products_are_measured_where_no_kernel_is_named(gpu_ru
 
 def test_every_row_has_its_distance_to_the_ceilings_of_the_device(gpu_run):
     measured = [row for row in last_line(gpu_run[1])["rows"] if row["status"] == "measured"]
-    assert len(measured) == 5 * 2 * 2 * (2 * 1 + 1 * 2)  # mechanisms, kernels, types; contexts 16 and 40
+    assert len(measured) == 2 * 2 * 2 * (2 * 1 + 1 * 2)  # mechanisms, kernels, types; contexts 16 and 40
     for row in measured:
         assert row["worst_row_error"] < (1e-2 if row["kernel"] == "triton" else 5e-2)
         assert row["bandwidth"] == CEILINGS.memory_bytes

@@ -9,20 +9,17 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from processes import run, start
 from train_cases import tiny_training
 
 from conf.commands import COMMANDS
 from conf.compose import UserError, hydra_settings, plan_jobs
 from conf.launchers import FOLDER, launcher_names
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGINS = {
     "joblib": "hydra_joblib_launcher",
     "submitit_local": "hydra_submitit_launcher",
@@ -39,34 +36,9 @@ def needs(module: str, extra: str) -> pytest.MarkDecorator:
 needs_submitit = needs("hydra_submitit_launcher", "submitit")
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "train", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", "RAY_AUTH_MODE": "disabled"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A job of a script's background ignores Ctrl-C, and so would all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
 def statuses(folder: Path) -> dict[str, dict]:
     paths = (folder / "outputs" / "train").glob("*/status.json")
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
-
-
-def a_run_at_work(folder: Path, sweep: subprocess.Popen[str]) -> dict:
-    """The status of a run that has written its first checkpoint; fails when the sweep ends before."""
-    while sweep.poll() is None:
-        for run, status in statuses(folder).items():
-            checkpoints = folder / "outputs" / "train" / run / "checkpoints"
-            if status["state"] == "running" and any(checkpoints.iterdir()):
-                return status
-        time.sleep(0.02)
-    raise AssertionError(sweep.communicate())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -120,9 +92,10 @@ def test_a_sweep_has_the_runs_the_artifacts_and_the_table_of_the_basic_launcher(
     words = tiny_training(tmp_path, "-m", "optimizer.learning_rate=1e30,1e-3", "optimizer.warmup_share=0")
     jobs, _ = plan_jobs(COMMANDS["train"], words[:-3] + words[-2:], multirun=True)
     own = [] if launcher != "ray" else ["hydra.launcher.ray.init.num_cpus=2"]
-    sweep = start(tmp_path, *words, f"hydra/launcher={launcher}", *own)
-    output, errors = sweep.communicate(timeout=240)
-    assert sweep.returncode == 1, output + errors
+    sweep = start(tmp_path, "train", *words, f"hydra/launcher={launcher}", *own, RAY_AUTH_MODE="disabled")
+    ended = sweep.end()
+    output, errors = ended.stdout, ended.stderr
+    assert ended.returncode == 1, output + errors
     assert "1 of 2 jobs did not finish" in output, output + errors
     assert "optimizer.learning_rate=1e+30" in output
     assert "Traceback" not in errors
@@ -145,10 +118,10 @@ def test_a_sweep_has_the_runs_the_artifacts_and_the_table_of_the_basic_launcher(
 @needs_submitit
 def test_a_job_that_is_told_to_make_room_saves_is_started_again_and_continues(tmp_path):
     words = tiny_training(tmp_path, "-m", "seed=0", "hydra/launcher=submitit_local", "training.tokens=32768")
-    sweep = start(tmp_path, *words)
-    os.kill(a_run_at_work(tmp_path, sweep)["pid"], signal.SIGUSR2)
-    output, errors = sweep.communicate(timeout=240)
-    assert sweep.returncode == 0, output + errors
+    sweep = start(tmp_path, "train", *words)
+    os.kill(sweep.a_run_at_work()["pid"], signal.SIGUSR2)
+    ended = sweep.end()
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     ((_, status),) = statuses(tmp_path).items()
     assert status["state"] == "finished"
     assert status["attempt"] == 2
@@ -159,15 +132,14 @@ def test_a_job_that_is_told_to_make_room_saves_is_started_again_and_continues(tm
 @needs_submitit
 def test_ctrl_c_under_submitit_saves_the_jobs_and_exits_130_and_the_same_command_continues(tmp_path):
     words = tiny_training(tmp_path, "-m", "seed=0", "hydra/launcher=submitit_local", "training.tokens=32768")
-    sweep = start(tmp_path, *words)
-    a_run_at_work(tmp_path, sweep)
+    sweep = start(tmp_path, "train", *words)
+    sweep.a_run_at_work()
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does: to the command, and to all that it started
-    output, errors = sweep.communicate(timeout=240)
-    assert sweep.returncode == 130, output + errors
-    assert "the same command continues" in errors
-    again = start(tmp_path, *words)
-    output, errors = again.communicate(timeout=240)
-    assert again.returncode == 0, output + errors
+    ended = sweep.end()
+    assert ended.returncode == 130, ended.stdout + ended.stderr
+    assert "the same command continues" in ended.stderr
+    again = run(tmp_path, "train", *words)
+    assert again.returncode == 0, again.stdout + again.stderr
     ((_, status),) = statuses(tmp_path).items()
     assert (status["state"], status["attempt"], status["host"]) == ("finished", 2, socket.gethostname())
 

@@ -1,7 +1,5 @@
 """Steps over buffers that stay: the same results as plain steps, and nothing that a CUDA graph could not hold."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ from experiments.decoding.engine import DecodeEngine, Request, batch_sampling
 from experiments.decoding.model_step import DecodeModel
 from experiments.decoding.sampling import GREEDY, SamplingOptions
 from experiments.decoding.speculative import DraftModel, PromptLookup, SpeculativeEngine
-from experiments.decoding.static_step import CudaGraphs, StaticSteps, StepBuffers, bucket
+from experiments.decoding.static_step import StaticSteps, StepBuffers, bucket
 from experiments.decoding.triton_blocks import Device
 
 ROUNDING = 4e-6  # absolute, of logits up to 3
@@ -41,8 +39,7 @@ def same(mine, theirs, exact):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("page_size", [None, 3])
-@pytest.mark.parametrize("kernel", ["reference", "cpu"])
+@pytest.mark.parametrize(("kernel", "page_size"), [("cpu", None), ("reference", 3)])
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_cached_rows_are_those_of_plain_steps(name, kernel, page_size):
     """Bit for bit where the bucket is as large as the batch; 5 rows in a bucket of 6, and ragged ones, to rounding.
@@ -170,48 +167,6 @@ def test_buffers_and_weights_stay_where_they_are(name):
         assert torch.equal(mine, theirs)
 
 
-def test_a_capture_warms_up_beside_the_stream_and_shares_its_memory_with_the_next(monkeypatch):
-    """The order of calls only: nothing here is a CUDA graph."""
-    calls = []
-
-    class Stream:
-        def wait_stream(self, other):
-            calls.append("wait")
-
-    class Graph:
-        def pool(self):
-            return "pool"
-
-        def replay(self):
-            calls.append("replay")
-
-    @contextmanager
-    def within(name):
-        calls.append(f"begin {name}")
-        yield
-        calls.append(f"end {name}")
-
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: within("side stream"))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool: within(f"capture into {pool}"))
-    capture, output = CudaGraphs(), torch.ones(2)
-
-    def step():
-        calls.append("step")
-        return output
-
-    first = capture(step)
-    warm_up = ["wait", "begin side stream", "step", "step", "end side stream", "wait"]
-    assert calls == [*warm_up, "begin capture into None", "step", "end capture into None"]
-    capture(step)
-    assert calls[-3:] == ["begin capture into pool", "step", "end capture into pool"]
-    calls.clear()
-    assert first() is output
-    assert calls == ["replay"]
-
-
 def test_steps_are_captured_on_cuda_where_attention_waits_for_nothing():
     triton = DecodeModel(case_model("gqa"), kernel="triton")
     assert not triton.capturable, "the interpreter is no GPU"
@@ -249,7 +204,7 @@ def pretend_kernel(monkeypatch):
 
 
 @pytest.mark.parametrize("query_length", [1, 3])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_step_waits_for_nothing_and_has_the_same_shapes_whatever_the_numbers(name, query_length, pretend_kernel):
     with PretendDevice() as device:
         decoding = DecodeModel(case_model(name).to(device.name), kernel="reference")

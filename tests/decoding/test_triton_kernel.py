@@ -22,6 +22,7 @@ if not launcher.INTERPRETED:
     pytest.skip("triton was imported without TRITON_INTERPRET=1", allow_module_level=True)
 
 BLOCKS = Blocks(rows=16, tokens=16, warps=4, depth=1)  # small, so that small cases have several tiles
+KINDS = ("gqa", "tied_key_value", "gta", "gla")  # of the kernel: mha and mqa are gqa, mla is gla with one head
 ONE_SPLIT, MANY_SPLITS = 1, 1000  # multiprocessors to fill
 
 
@@ -71,7 +72,7 @@ def test_ragged_batches_match_the_oracle(mechanism, query_length, page_size):
     assert_matches_oracle(case, run(case))
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("mechanism", KINDS)
 @pytest.mark.parametrize("multiprocessors", [ONE_SPLIT, 12, MANY_SPLITS])
 def test_splits_do_not_change_the_result(mechanism, multiprocessors):
     """With many, the short sequence's splits are empty; with one, the kernel writes the outputs itself."""
@@ -79,16 +80,15 @@ def test_splits_do_not_change_the_result(mechanism, multiprocessors):
     assert_matches_oracle(case, run(case, multiprocessors))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("multiprocessors", [ONE_SPLIT, MANY_SPLITS])
+@pytest.mark.parametrize(("dtype", "multiprocessors"), [(torch.bfloat16, ONE_SPLIT), (torch.float16, MANY_SPLITS)])
+@pytest.mark.parametrize("mechanism", KINDS)
 def test_half_precision_storage_is_widened_exactly(mechanism, multiprocessors, dtype):
     """The oracle reads the same rounded rows, so only the arithmetic's own rounding is left."""
     case = decode_case(two_groups(mechanism), [40, 2], query_length=2, dtype=dtype)
     assert_matches_oracle(case, run(case, multiprocessors))
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("mechanism", KINDS)
 def test_extreme_logits_neither_overflow_nor_vanish(mechanism):
     case = decode_case(two_groups(mechanism), [90], query_length=2, scale=1e4)
     assert_matches_oracle(case, run(case))

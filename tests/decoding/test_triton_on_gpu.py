@@ -16,3 +16,13 @@ def test_the_kernel_computes_what_fp64_computes(case):
 
     row = check_parity(case, "triton", torch.device("cuda"))
     assert row["status"] == "passed", row
+
+
+def test_captured_steps_are_replayed_over_what_their_memory_holds_then():
+    from experiments.decoding.static_step import CudaGraphs
+
+    memory, capture = torch.ones(2, device="cuda"), CudaGraphs()
+    doubled, negated = capture(lambda: memory * 2), capture(lambda: -memory)  # the second shares the first's pool
+    memory.fill_(3)
+    assert doubled().tolist() == [6, 6]
+    assert negated().tolist() == [-3, -3]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run
 from rlhf_cases import metric_rows, only_run, tiny_rlhf
 from typer.testing import CliRunner
 
@@ -163,17 +161,15 @@ main()
 @pytest.mark.parametrize("place", [pytest.param("in a step", marks=SLOW), "inside a save"])
 def test_a_killed_run_continues_to_the_bits_of_an_uninterrupted_one(place, rl_exp, folder, straight):
     words = words_for(straight, folder)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, place, "rlhf", *words]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    process = run(folder, place, "rlhf", *words, program=KILLED)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    run = only_run(folder)
-    assert json.loads((run / "status.json").read_text())["state"] == "running"
-    leftovers = list((run / "checkpoints").glob(".step_*.tmp"))
+    left = only_run(folder)
+    assert json.loads((left / "status.json").read_text())["state"] == "running"
+    leftovers = list((left / "checkpoints").glob(".step_*.tmp"))
     assert len(leftovers) == (place == "inside a save")
 
     result = rl_exp("rlhf", *words)
     assert result.exit_code == 0, result.output
     assert "continuing after step 2" in result.output
-    assert not list((run / "checkpoints").glob(".step_*.tmp"))
+    assert not list((left / "checkpoints").glob(".step_*.tmp"))
     assert_same_run(folder, straight)

@@ -9,6 +9,7 @@ import pytest
 from report_cases import made_run
 from test_report_page import planted_figure
 
+import experiments.report
 from experiments.reports.run_comparison import compare_arms
 
 COMMANDS = {
@@ -26,6 +27,13 @@ DAMAGE = {
 }
 
 
+@pytest.fixture
+def nothing_published(tmp_path, monkeypatch):
+    """All that is published takes a minute to draw."""
+    monkeypatch.setattr(experiments.report, "PUBLISHED", tmp_path / "nothing")
+
+
+@pytest.mark.usefixtures("nothing_published")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_damage_ends_no_command(rl_exp, tmp_path, command):
     made_run(tmp_path / "outputs", "whole", summary={"eval/text/perplexity": 61.7})
@@ -49,6 +57,7 @@ def test_a_huge_number_is_left_out_of_a_comparison(rl_exp, tmp_path):
     assert "tokens" in result.stdout
 
 
+@pytest.mark.usefixtures("nothing_published")
 def test_pictures_that_are_none_are_named_and_the_others_are_gathered(rl_exp, tmp_path):
     run = made_run(tmp_path / "outputs", "mine", summary={"eval/text/perplexity": 61.7})
     whole = planted_figure(run)

@@ -139,7 +139,8 @@ def test_with_nothing_at_all_there_are_eleven_claims_without_evidence(page_of, t
     parsed(tmp_path / "outputs" / "report" / "report.html")
 
 
-def test_damaged_runs_figures_and_captions_end_nothing(page_of, rl_exp, tmp_path):
+def test_damaged_runs_figures_and_captions_end_nothing(page_of, rl_exp, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments.report, "PUBLISHED", tmp_path / "nothing")
     output_dir = tmp_path / "outputs"
     for number, (name, content) in enumerate(
         [("status.json", b""), ("summary.json", b"{"), ("manifest.json", b"[]"), ("config.yaml", b"a: [")]

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import experiments.rlhf as rlhf_module
 import experiments.training.policy_gradient_step as step_module
+from conf.policy_gradient_config import PolicyGradientConfig
+from experiments.training.algorithms import LossDenominator
 
 
 def test_a_run_trains_the_policy_of_train_and_leaves_a_model_with_its_record(rl_exp, tmp_path):
@@ -66,8 +68,8 @@ def test_the_policy_is_the_run_that_the_train_command_makes(rl_exp, tmp_path):
     ],
     ids=["rloo", "grpo", "rloo_clipped", "sgd"],
 )
-def test_a_run_that_was_cut_off_continues_bit_for_bit(rl_exp, tmp_path, monkeypatch, changes):
-    words = tiny_rlhf(tmp_path, *changes)
+def test_a_run_that_was_cut_off_continues_bit_for_bit(rl_exp, tmp_path, monkeypatch, changes, prepared):
+    words = tiny_rlhf(prepared, *changes)
     assert rl_exp("rlhf", *words).exit_code == 0
     run = only_run(tmp_path)
     straight, rows = load_file(run / "model" / "model.safetensors"), metric_rows(run)
@@ -92,14 +94,14 @@ def test_a_run_that_was_cut_off_continues_bit_for_bit(rl_exp, tmp_path, monkeypa
     assert metric_rows(run) == rows
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(rl_exp, tmp_path, monkeypatch):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(rl_exp, tmp_path, monkeypatch, prepared):
     def poisoned(*arguments, **settings):
         result = original(*arguments, **settings)
         return type(result)(result.loss * float("nan"), *list(vars(result).values())[1:])
 
     original = step_module.policy_loss
     monkeypatch.setattr(step_module, "policy_loss", poisoned)
-    result = rl_exp("rlhf", *tiny_rlhf(tmp_path))
+    result = rl_exp("rlhf", *tiny_rlhf(prepared))
     assert result.exit_code == 1
     assert "failed: step 1: the policy's loss is nan" in " ".join(result.output.split())
     assert "before this update" in " ".join(result.output.split())
@@ -131,15 +133,21 @@ def test_mistakes_get_one_line_that_names_them_and_exit_code_2(rl_exp, tmp_path,
     assert not (tmp_path / "outputs" / "rlhf").exists()
 
 
+@pytest.mark.parametrize("denominator", ["tokens", "each_sequence"])
+def test_one_ratio_of_a_sequence_is_not_divided_by_its_tokens(denominator):
+    with pytest.raises(ValueError, match=f"loss_denominator={denominator}.*use loss_denominator=sequences"):
+        PolicyGradientConfig(sequence_ratio=True, loss_denominator=LossDenominator(denominator))
+
+
 def test_a_policy_that_does_not_exist_is_named(rl_exp, tmp_path):
     result = rl_exp("rlhf", *tiny_rlhf(tmp_path, "policy.path=no/such/model"))
     assert result.exit_code == 2, result.output
     assert "policy.path=no/such/model" in " ".join(result.output.split())
 
 
-def test_rollouts_and_updates_in_bf16_begin_at_the_reference_and_keep_fp32_weights(rl_exp, tmp_path):
+def test_rollouts_and_updates_in_bf16_begin_at_the_reference_and_keep_fp32_weights(rl_exp, tmp_path, prepared):
     """Old and reference log-probabilities are taken in the update's own arithmetic, so nothing differs at first."""
-    words = tiny_rlhf(tmp_path, "policy_gradient.precision=bf16", "policy_gradient.steps=2", "device=cpu")
+    words = tiny_rlhf(prepared, "policy_gradient.precision=bf16", "policy_gradient.steps=2", "device=cpu")
     result = rl_exp("rlhf", *words)
     assert result.exit_code == 0, result.output
     run = only_run(tmp_path)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
+from processes import run
 from rlhf_cases import tiny_rlhf
 
 SWEEP = ("reward=ground_truth,noisy_75", "seed=0", "hydra/launcher=basic", "policy_gradient.steps=4")
@@ -50,9 +48,8 @@ def test_a_sweep_killed_in_the_middle_ends_with_the_summary_of_an_uninterrupted_
     assert len([path for path in probes.iterdir() if path.is_dir()]) == 1
 
     words = [*words, f"output_dir={killed}/outputs"]
-    dies_in_the_second_job = [sys.executable, "-c", KILLED, "3", "2", "rlhf-sweep", *words]
-    process = subprocess.run(dies_in_the_second_job, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    process = run(tmp_path, "3", "2", "rlhf-sweep", *words, program=KILLED)  # dies in the second job
+    assert process.returncode == -signal.SIGKILL, process.stderr
     runs = killed / "outputs" / "rlhf"
     states = sorted(json.loads((run / "status.json").read_text())["state"] for run in runs.iterdir())
     assert states == ["finished", "running"]

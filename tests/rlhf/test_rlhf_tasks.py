@@ -127,17 +127,17 @@ def test_a_reward_model_that_is_not_there_is_named(rl_exp, tmp_path, hub):
     assert "Traceback" not in result.output
 
 
-def test_a_policy_can_start_on_reasoning(rl_exp, tmp_path):
+def test_a_policy_can_start_on_reasoning(rl_exp, tmp_path, prepared):
     pytest.importorskip("reasoning_gym")
-    words = tiny_rlhf(tmp_path, "task=reasoning", "task.prompts=12", "policy_gradient.steps=2")
+    words = tiny_rlhf(prepared, "task=reasoning", "task.prompts=12", "policy_gradient.steps=2")
     result = rl_exp("rlhf", *words)
     assert result.exit_code == 0, result.output
     assert steps_of(only_run(tmp_path)) == [1, 2]
 
 
 @pytest.mark.parametrize("credit", ["partial_credit", "binary_credit"])
-def test_constraints_give_partial_and_binary_credit(rl_exp, tmp_path, credit):
-    words = tiny_rlhf(tmp_path, "task=constraints", f"reward={credit}", "policy_gradient.steps=2")
+def test_constraints_give_partial_and_binary_credit(rl_exp, tmp_path, credit, prepared):
+    words = tiny_rlhf(prepared, "task=constraints", f"reward={credit}", "policy_gradient.steps=2")
     result = rl_exp("rlhf", *words)
     assert result.exit_code == 0, result.output
     assert steps_of(only_run(tmp_path)) == [1, 2]
@@ -162,9 +162,9 @@ def test_instructions_of_a_benchmark_are_followed_by_a_hub_policy(rl_exp, tmp_pa
     assert steps_of(only_run(tmp_path)) == [1, 2]
 
 
-def test_a_reward_model_is_trained_on_prompts_that_the_policy_does_not_see(rl_exp, tmp_path):
+def test_a_reward_model_is_trained_on_prompts_that_the_policy_does_not_see(rl_exp, tmp_path, prepared):
     words = tiny_rlhf(
-        tmp_path,
+        prepared,
         "reward=on_policy_100",
         "reward.trained.pairs=12",
         "reward.trained.epochs=1",

@@ -1,13 +1,13 @@
-"""`rl-exp rlhf` on two ranks, under a real torchrun: rollouts and gradients are split, the result is one process's."""
+"""`rl-exp rlhf` on two ranks: rollouts and gradients are split, the result is one process's."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from processes import run_ranks
 from rlhf_cases import metric_rows, tiny_rlhf
 from safetensors.torch import load_file
-from torchrun import torchrun
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -34,7 +34,7 @@ def only_run(output: Path) -> Path:
 def test_two_ranks_equal_one_process(kind, alone):
     folder, expected = alone
     words = tiny_rlhf(folder, *ALGORITHM, f"output_dir={folder / kind}", f"distribution={kind}")
-    result = torchrun(folder, "rlhf", *words)
+    result = run_ranks(folder, "rlhf", *words)
     assert result.returncode == 0, result.stdout + result.stderr
     directory = only_run(folder / kind)
     assert directory.name == expected.name
