@@ -31,7 +31,7 @@ from experiments.runs.files import write_json
 from experiments.tasks.task import Prompt
 from experiments.training.rollouts import EngineSampler, GenerateSampler, RolloutSampler
 
-SMOLLM2_135M = {
+SMOLLM2_135M: dict[str, Any] = {
     "vocab_size": 49152,
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -71,7 +71,8 @@ def compare(model: PreTrainedModel, arguments: argparse.Namespace) -> list[dict[
     engine = EngineSampler(converted(model), tokenizer, longest_prompt=arguments.prompt_tokens, stop_tokens=(), **size)
     stock = GenerateSampler(model, tokenizer, stop_tokens=[vocabulary], **size)  # no token ends a completion
     alone: list[float] = []
-    generate = model.generate
+    library: Any = model  # whose `generate` is a mixin's
+    generate = library.generate
 
     def timed(*given: Any, **options: Any) -> Any:
         started = clock()
@@ -79,7 +80,7 @@ def compare(model: PreTrainedModel, arguments: argparse.Namespace) -> list[dict[
         alone.append(clock() - started)
         return drawn
 
-    model.generate = timed
+    library.generate = timed
 
     def seconds(sampler: RolloutSampler, round_number: int) -> float:
         started = clock()
@@ -88,9 +89,10 @@ def compare(model: PreTrainedModel, arguments: argparse.Namespace) -> list[dict[
         assert set(rollouts.lengths) == {arguments.new_tokens}
         return taken
 
+    samplers: tuple[RolloutSampler, ...] = (engine, stock)
     times: dict[str, list[float]] = {"decode engine": [], "generate with log-probabilities": []}
     for number in range(arguments.rounds):
-        for sampler, taken in zip((engine, stock), times.values(), strict=True):
+        for sampler, taken in zip(samplers, times.values(), strict=True):
             taken.append(seconds(sampler, number))
     times["generate alone"] = alone
     ours = times["decode engine"]

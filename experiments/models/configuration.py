@@ -99,7 +99,7 @@ class RlExpConfig(PreTrainedConfig, AttentionOptions):
         if self.feed_forward_dim is None:
             self.feed_forward_dim = matched_feed_forward_dim(attention, _anchor_feed_forward_dim(self.hidden_size))
         self.model_shape()
-        if self.rope_frequencies is not None and len(self.rope_frequencies) != self.rope_dim // 2:
+        if self.rope_frequencies is not None and len(self.rope_frequencies) != attention.rope_dim // 2:
             raise ValueError(
                 f"rope_frequencies of {len(self.rope_frequencies)} pairs do not fit rope_dim={self.rope_dim}: give one "
                 "per pair, or leave them out"

@@ -16,7 +16,6 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -102,9 +101,9 @@ class ConvertedForCausalLM(RlExpForCausalLM):
         source.generation_config = copy.deepcopy(self.generation_config)
         return source.eval()
 
-    def save_pretrained(self, save_directory: str | Path, *arguments: Any, **options: Any) -> None:
+    def save_pretrained(self, *arguments: Any, **options: Any) -> None:
         """Write the model of transformers with the present weights: see its `save_pretrained`."""
-        self.source().save_pretrained(save_directory, *arguments, **options)
+        self.source().save_pretrained(*arguments, **options)
 
 
 def converted(model: PreTrainedModel) -> ConvertedForCausalLM:

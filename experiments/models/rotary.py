@@ -28,7 +28,7 @@ def rotation_at(positions: Tensor, config: RlExpConfig, dtype: torch.dtype) -> R
     position 1000 and 1001 would be the same.
     """
     rope_dim = config.rope_dim
-    if rope_dim == 0:
+    if not rope_dim:
         return None
     precise = torch.promote_types(dtype, torch.float32)
     if config.rope_frequencies is None:
