@@ -1,6 +1,6 @@
 """Builds the C++ decode kernel at its first use and keeps it; says so once, and no more, where that is impossible.
 
-The library is compiled by torch's extension loader for the machine at hand and kept in `$RL_EXP_KERNEL_CACHE` (default
+The library is compiled by torch's extension loader for this machine and kept in `$RL_EXP_KERNEL_CACHE` (default
 `$XDG_CACHE_HOME/rl-exp/kernels`, that is `~/.cache/rl-exp/kernels`), in a folder named by a hash of the sources, the
 flags, the torch version and the processor's features: any change builds anew, machines that share a home do not share
 a library. `RL_EXP_KERNEL_ARCH` (default `native`) is the compiler's `-march`. The sources use no torch header, so a

@@ -15,7 +15,7 @@ from experiments.reports.reward_styles import RewardStyles
 from experiments.reports.rlhf_increases import Outcome, Point, increases, points_of
 from experiments.reports.rlhf_runs import Arm, Setting
 from experiments.reports.style import GREY, figure_style, save_figure
-from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
+from experiments.reward_metrics.properties import MAIN_PROPERTIES, label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,15 +114,15 @@ def draw_increase_against(
 def draw_correlations(settings: Sequence[Setting], correlations: Sequence[dict[str, Any]], directory: Path) -> Path:
     """Pearson's r of every property with every increase; a frame where the permutation p is at most .05.
 
-    Of several settings the chief properties, two settings beside each other.
+    Of several settings the main properties, two settings beside each other.
     """
     import matplotlib.pyplot as plt
 
     settings = [s for s in settings if any(row["setting"] == s.label for row in correlations)]
     known = dict.fromkeys(row["property"] for row in correlations)
-    names = [name for name in CHIEF_PROPERTIES if name in known]
+    names = [name for name in MAIN_PROPERTIES if name in known]
     if len(settings) == 1:
-        names += [name for name in known if name not in CHIEF_PROPERTIES]
+        names += [name for name in known if name not in MAIN_PROPERTIES]
     columns = min(2, len(settings))
     lines = -(-len(settings) // columns)
     most = max(len(points_of(setting)) for setting in settings) * len(Outcome)
@@ -203,7 +203,7 @@ def _legend(figure: Figure, axes: Any) -> None:
 
 
 def _by_seed(arm: Arm, outcome: Outcome | None) -> tuple[Floats, Floats]:
-    """Steps that all runs looked at, [T], and increases (or the KL, for None), [S, T]."""
+    """Steps at which all runs evaluated, [T], and increases (or the KL, for None), [S, T]."""
     steps = sorted(set.intersection(*(set(run.probe.steps.tolist()) for run in arm.runs)))
     rows = []
     for run in arm.runs:

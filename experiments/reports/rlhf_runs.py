@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 # What decides the policy at the start: shown by the policy's own label.
 POLICY_KEYS = ("attention", "model", "data", "tokenizer", "optimizer", "training", "policy")
-# What differs between runs without being another setting: the arm, what is only looked at, and how often.
+# What differs between runs without being another setting: the arm, what is only measured, and how often.
 NO_SETTING = ("seed", "reward", "other_rewards", "probe", "threads", "device", *NOT_IDENTITY)
 NO_SETTING_KEYS = ("policy_gradient.probe_every", "policy_gradient.checkpoint_every", "policy_gradient.samples")
 

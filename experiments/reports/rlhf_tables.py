@@ -15,11 +15,11 @@ from experiments.reports.rlhf_increases import Outcome, Point, mean_increase
 from experiments.reports.rlhf_runs import Arm, Setting
 from experiments.reports.tables import Column, name_column, rich_table
 from experiments.reward_metrics.correlations import Interval
-from experiments.reward_metrics.properties import CHIEF_PROPERTIES, label_of
+from experiments.reward_metrics.properties import MAIN_PROPERTIES, label_of
 
 ARM_PROPERTIES = {"variance": "variance", "on_policy_accuracy": "accuracy", "harm_aware_accuracy": "HAcc"}
 # of the correlation table, where the run has them
-SHOWN_PROPERTIES = (*CHIEF_PROPERTIES, "covariance_with_ground_truth")
+SHOWN_PROPERTIES = (*MAIN_PROPERTIES, "covariance_with_ground_truth")
 
 
 def arms_table(setting: Setting) -> Table:
@@ -52,7 +52,7 @@ def arms_table(setting: Setting) -> Table:
 
 
 def correlation_table(setting: Setting, rows: Sequence[dict[str, Any]]) -> Table | None:
-    """Pearson's r of the chief properties with both increases; None where there are too few reward models."""
+    """Pearson's r of the main properties with both increases; None where there are too few reward models."""
     rows = [row for row in rows if row["setting"] == setting.label and row["method"] == "pearson"]
     if not rows:
         return None

@@ -1,4 +1,4 @@
-"""The chief properties of a reward model for a policy, as plain numbers: cheap enough for every look during training.
+"""The main properties of a reward model for a policy, as plain numbers: cheap enough for every look during training.
 
 `evaluation.py` has all of them, with intervals.
 """

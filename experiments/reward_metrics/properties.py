@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-PAPER_A = "What Makes a Reward Model a Good Teacher?"
-PAPER_B = "When Errors Can Be Beneficial"
-
-# name -> (label for tables and figures, meaning)
+# name -> (label for tables and figures, meaning); paper A: What Makes a Reward Model a Good Teacher?, paper B: When
+# Errors Can Be Beneficial
 PROPERTIES: dict[str, tuple[str, str]] = {
     "variance": ("reward variance", "mean within-prompt variance of globally normalised rewards (paper A, F.1)"),
     "raw_variance": ("raw variance", "the same in the reward's own unit"),
@@ -60,7 +58,7 @@ PROPERTIES |= {
 }
 
 # What stands in the table of `rl-exp reward-eval`, and first in every correlation table.
-CHIEF_PROPERTIES = (
+MAIN_PROPERTIES = (
     "variance",
     "on_policy_accuracy",
     "off_policy_accuracy",

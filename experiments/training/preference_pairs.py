@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raise it whenever equal recipes would give other pairs
 FILE = "pairs.parquet"
-MOST_TRIES = 32  # pairs looked at, on average, for one that the ground truth tells apart
+MOST_TRIES = 32  # candidate pairs, on average, for one with different ground truths
 HELD_OUT_SHARE = 0.125  # of the prompts
 HELD_OUT_PAIRS = 128  # on-policy, and as many off-policy
 

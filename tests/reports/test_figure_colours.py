@@ -18,7 +18,7 @@ def test_a_reward_has_the_same_colour_whatever_it_is_drawn_beside():
 
 
 def test_every_reward_that_is_made_here_has_a_colour_of_its_own():
-    names = {path.stem for path in REWARD_DIRECTORY.glob("*.yaml")}
+    names = {path.stem for path in REWARD_DIRECTORY.glob("*.yaml")} - {"python"}  # a function of the user's own
     made_here = {name for name in names if named_reward(name).family not in NOT_MADE_HERE}
     without = made_here - set(REWARDS)
     assert not without, f"give {', '.join(sorted(without))} a colour in experiments/reports/reward_styles.py"
