@@ -256,7 +256,7 @@ class DecodeModel:
     def _compare_with(self, model: RlExpForCausalLM) -> None:
         """Raise RuntimeError where two short prompts and a cached step give other logits than the model itself."""
         tokens = (torch.arange(10, device=self.device) * 7919 % self.vocabulary).view(2, 5)
-        expected = model.head(model.decoder(tokens))[:, 3:].float()
+        expected = model.head(model.decoder.hidden_states(tokens))[:, 3:].float()
         cache = self.new_cache(batch_size=2, max_length=5)
         prefilled = self.prefill(cache, tokens[:, :4].tolist(), [[0], [1]])
         logits = torch.stack((prefilled, self.decode(cache, tokens[:, 4:], [0, 1])[:, 0]), dim=1)

@@ -7,12 +7,14 @@ Legend: B batch, T time, S cached tokens, d hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from dataclasses import fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .attention import Attention, Context
 from .configuration import RlExpConfig
@@ -34,6 +36,9 @@ ATTENTION_CLASSES: dict[str, type[Attention]] = {
     AttentionMechanism.gla: LatentAttention,
     AttentionMechanism.tied_key_value: TiedKeyValueAttention,
 }
+
+# What this version of transformers calls the cache in its outputs.
+CACHE_NAME = next(item.name for item in fields(BaseModelOutputWithPast) if item.name in ("cache", "past_key_values"))
 
 
 class Block(GradientCheckpointingLayer):
@@ -76,6 +81,58 @@ class Decoder(nn.Module):
 
     def forward(
         self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast | tuple[Tensor, ...]:
+        """The interface of transformers' base models, whose callers give them what they give the complete model.
+
+        `cache` is what transformers calls `past_key_values` before 5.24; both names are taken. `attention_mask` is
+        (B, T), or (B, cached + T) with a cache. `document_ids` (B, T) keep packed documents apart. ValueError for
+        `output_attentions`, two caches, and both or neither of `input_ids` and `inputs_embeds`.
+        """
+        if kwargs.get("output_attentions"):
+            raise ValueError("output_attentions=True is not available: fused attention never forms the weights")
+        if cache is not None and past_key_values is not None:
+            raise ValueError("cache and past_key_values are two names of the same argument: give one of them")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        cache = past_key_values if cache is None else cache
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.training and self.blocks[0].gradient_checkpointing:
+            use_cache = False  # a recomputed layer would write its states twice
+        if use_cache and cache is None and not torch.compiler.is_compiling():
+            cache = DynamicCache(config=self.config)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        states: list[Tensor] | None = [] if output_hidden_states else None
+        hidden = self.hidden_states(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            document_ids=document_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            all_hidden_states=states,
+        )
+        named_cache: dict[str, Any] = {CACHE_NAME: cache}
+        output = BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            **named_cache,
+            hidden_states=None if states is None else (*states, hidden),
+        )
+        return output if return_dict is None or return_dict else output.to_tuple()
+
+    def hidden_states(
+        self,
         input_ids: Tensor | None,
         *,
         attention_mask: Tensor | None = None,
@@ -85,7 +142,9 @@ class Decoder(nn.Module):
         inputs_embeds: Tensor | None = None,
         all_hidden_states: list[Tensor] | None = None,
     ) -> Tensor:
-        """`attention_mask` (B, T, or all S with a cache) marks real tokens; the rest as in `training_mask`.
+        """Final hidden states alone, for our own models.
+
+        `attention_mask` (B, T, or all S with a cache) marks real tokens; the rest as in `training_mask`.
 
         `all_hidden_states`, when a list is given, receives the input of every block.
         """

@@ -62,7 +62,9 @@ class RlExpForSequenceClassification(PreTrainedModel):
         last = self._last_real_tokens(input_ids, inputs_embeds, attention_mask)
         # Padding at the end needs no mask in a causal model: what is read stands before it.
         mask = None if attention_mask is None or _padded_at_the_end(attention_mask) else attention_mask
-        hidden = self.decoder(input_ids, attention_mask=mask, position_ids=position_ids, inputs_embeds=inputs_embeds)
+        hidden = self.decoder.hidden_states(
+            input_ids, attention_mask=mask, position_ids=position_ids, inputs_embeds=inputs_embeds
+        )
         logits = self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
         loss = None
         if labels is not None:

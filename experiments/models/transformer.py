@@ -6,7 +6,6 @@ Legend: B batch, T time, V vocabulary, d hidden size.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
@@ -15,7 +14,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     Cache,
-    DynamicCache,
     GenerationMixin,
     PreTrainedModel,
 )
@@ -24,15 +22,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration import RlExpConfig
-from .decoder import Decoder
+from .decoder import CACHE_NAME, Decoder
 from .initialisation import initialise
 from .linear_cross_entropy import linear_cross_entropy
 from .linear_log_probabilities import linear_log_probabilities
 from .masks import padded_to
 from .shared_prompts import SharedPrompts
-
-# What this version of transformers calls the cache in its outputs.
-CACHE_NAME = next(item.name for item in fields(CausalLMOutputWithPast) if item.name in ("cache", "past_key_values"))
 
 
 class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
@@ -76,50 +71,37 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """The interface of transformers. `labels` (B, T) are the input ids again: they are shifted here.
 
-        `cache` is what transformers calls `past_key_values` before 5.24; both names are taken.
-
-        `attention_mask` is (B, T), or (B, cached + T) with a cache. `document_ids` (B, T) keep packed documents
-        apart. With `targets` only `loss` is computed and no logits: for wrappers such as DDP, which have to see the
-        training step go through `forward`.
+        The other arguments are the decoder's. With `targets` only `loss` is computed and no logits: for wrappers such
+        as DDP, which have to see the training step go through `forward`.
         """
         loss: Tensor | None = None
         if targets is not None:
             assert input_ids is not None, "targets are predicted from input_ids"
             loss = self.loss(input_ids, targets, position_ids, document_ids)
             return CausalLMOutputWithPast(loss=loss) if return_dict is None or return_dict else (loss,)
-        if kwargs.pop("output_attentions", None):
-            raise ValueError("output_attentions=True is not available: fused attention never forms the weights")
-        if cache is not None and past_key_values is not None:
-            raise ValueError("cache and past_key_values are two names of the same argument: give one of them")
-        cache = past_key_values if cache is None else cache
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        if self.training and self.decoder.blocks[0].gradient_checkpointing:
-            use_cache = False  # a recomputed layer would write its states twice
-        if use_cache and cache is None and not torch.compiler.is_compiling():
-            cache = DynamicCache(config=self.config)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        all_hidden_states: list[Tensor] | None = [] if output_hidden_states else None
-
-        hidden = self.decoder(
+        states = self.decoder(
             input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
             document_ids=document_ids,
             cache=cache,
-            inputs_embeds=inputs_embeds,
-            all_hidden_states=all_hidden_states,
+            output_attentions=kwargs.pop("output_attentions", None),
         )
+        hidden = states.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.head(hidden[:, kept] if logits_to_keep is not None else hidden)
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        named_cache: dict[str, Any] = {CACHE_NAME: cache}
+        named_cache: dict[str, Any] = {CACHE_NAME: getattr(states, CACHE_NAME)}
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             **named_cache,
-            hidden_states=None if all_hidden_states is None else (*all_hidden_states, hidden),
+            hidden_states=states.hidden_states,
         )
         return output if return_dict is None or return_dict else output.to_tuple()
 
@@ -139,7 +121,7 @@ class RlExpForCausalLM(PreTrainedModel, GenerationMixin):
         document borders. `reduction` is that of torch: "mean" over the targets that count, "sum", or "none" for
         (B, T). Rows without padding only: padding at the end needs no mask, its targets are -100.
         """
-        hidden = self.decoder(input_ids, position_ids=position_ids, document_ids=document_ids)
+        hidden = self.decoder.hidden_states(input_ids, position_ids=position_ids, document_ids=document_ids)
         losses = linear_cross_entropy(hidden.flatten(0, 1), self.head.weight, targets.flatten(), reduction)
         return losses.view_as(targets) if reduction == "none" else losses
 

@@ -91,7 +91,7 @@ def test_a_smaller_reward_model_has_the_leading_blocks():
     assert len(small.decoder.blocks) == small.config.layers == 1
     inputs = torch.tensor([ROWS[0]])
     states = []
-    policy.decoder(inputs, all_hidden_states=states)
+    policy.decoder.hidden_states(inputs, all_hidden_states=states)
     expected = small.score(policy.decoder.norm(states[1])[:, -1])
     torch.testing.assert_close(small(inputs).logits, expected)
     with pytest.raises(ValueError, match="3 layers"):
