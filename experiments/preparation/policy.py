@@ -18,6 +18,7 @@ from conf.rlhf_config import PolicyTaskConfig
 from conf.train_config import TrainConfig
 from experiments.models.from_transformers import NotConvertible, converted
 from experiments.models.transformer import RlExpForCausalLM
+from experiments.preparation.packaged_model import packaged_model
 from experiments.runs.external_inputs import identity_of_input
 from experiments.runs.foreign_files import loading, refuse_missing_weights
 from experiments.runs.identity import content_hash
@@ -92,11 +93,16 @@ def load_policy(config: PolicyTaskConfig, run: Run, device: torch.device, make_p
     """
     # Said outright: transformers would ask at a terminal whether to run a folder's own code, and read pickles.
     options: dict[str, Any] = {"trust_remote_code": False}
-    directory = None
-    if config.policy.path is None:
+    identity: dict[str, Any] | None = None  # of a path: known when it was loaded
+    if config.policy.package is not None:
+        artifact = packaged_model(config.policy.package.value, run)
+        path, label = str(artifact.path), str(artifact.recipe["model"])
+        identity, address = {"model": label, "artifact": artifact.address}, artifact.address
+    elif config.policy.path is None:
         settings = config.policy_training()
         directory = make_policy(settings, run)
         path, label = str(directory / "model"), f"{settings.attention.mechanism}, {settings.training.tokens:,} tokens"
+        identity, address = {"run": directory.name}, directory.name
     else:
         path, label = config.policy.path, Path(config.policy.path).name
         if config.policy.revision is not None:
@@ -113,11 +119,9 @@ def load_policy(config: PolicyTaskConfig, run: Run, device: torch.device, make_p
     if rate := disable_dropout(model):
         run.console.print(f"[bold]policy[/]    its dropout of {rate:g} is off", highlight=False)
     model = _on_the_decode_engine(model, run)
-    if directory is None:
+    if identity is None:
         identity = identity_of_input(path, config.policy.revision)
         address = content_hash(identity)
-    else:
-        identity, address = {"run": directory.name}, directory.name
     model.to(device)  # type: ignore[arg-type]  # whose signature a decorator of transformers hides
     reference = copy.deepcopy(model).requires_grad_(False)
     return Policy(model, reference, tokenizer, address, label, identity)

@@ -92,7 +92,7 @@ def _reward(setup: Setup, settings: RewardConfig) -> Reward:
 def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
     """A Bradley-Terry reward model on pairs of this policy and task; pairs and model are artifacts."""
     trained, policy, run = settings.trained, setup.policy, setup.run
-    seed = setup.config.seed_of(settings.seed)
+    seed, general = setup.config.seed_of(settings.seed), setup.config.reward_training
     run.console.print(
         f"[bold]reward[/]    {settings.name}: preference pairs and Bradley-Terry training", highlight=False
     )
@@ -105,7 +105,8 @@ def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
         policy_address=policy.address,
         on_policy=PolicySamples(policy.initial_sampler(task)),
         off_policy=off_policy_source(setup, trained.off_policy),
-        pairs=trained.pairs,
+        pairs=trained.pairs or general.pairs,
+        held_out_pairs=general.held_out_pairs,
         on_policy_share=trained.on_policy_share,
         label_noise=trained.label_noise,
         seed=seed,
@@ -119,9 +120,9 @@ def _trained_reward(setup: Setup, settings: RewardConfig) -> TrainedReward:
         policy_address=policy.address,
         layers=trained.layers,
         attention=trained.attention,
-        epochs=trained.epochs,
-        batch_size=trained.batch_size,
-        learning_rate=trained.learning_rate,
+        epochs=trained.epochs or general.epochs,
+        batch_size=trained.batch_size or general.batch_size,
+        learning_rate=trained.learning_rate or general.learning_rate,
         centre_coefficient=trained.centre_coefficient,
         seed=seed,
     )

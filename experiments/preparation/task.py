@@ -110,7 +110,7 @@ def _corpus_prompts(
     config: PolicyTaskConfig, run: Run, tokenizer: PolicyTokenizer, options: PromptOptions
 ) -> PromptSet:
     """A policy that `rl-exp train` made has the corpus's tokenizer; one of another origin brings its own."""
-    return corpus_prompt_set(prepare_text(config, run), options, None if config.policy.path is None else tokenizer)
+    return corpus_prompt_set(prepare_text(config, run), options, None if config.policy.made_by_train else tokenizer)
 
 
 def _dataset_prompts(

@@ -80,7 +80,7 @@ def _arms_by_pairs(setting: Setting) -> list[tuple[int, Arm]]:
     groups: dict[str, list[tuple[int, Arm]]] = {}
     for arm in setting.arms:
         knobs = {key: value for key, value in arm.runs[0].settings.items() if key.startswith("reward.")}
-        pairs = knobs.pop("reward.trained.pairs", None)
+        pairs = knobs.pop("reward.trained.pairs", None) or arm.runs[0].settings.get("reward_training.pairs")
         knobs.pop("reward.name", None)
         if arm.runs[0].family == "trained" and isinstance(pairs, int):
             groups.setdefault(str(sorted(knobs.items())), []).append((pairs, arm))

@@ -47,11 +47,11 @@ def corpus_prompts(
     """`prompts` different beginnings of sentences, each of exactly `prompt_tokens` tokens.
 
     `text` was made by `corpus_tokenizer`; the policy's `tokenizer` makes the prompts (null: the same). The first token
-    is its beginning-of-text token where it has one. Equal arguments choose equal prompts; more prompts begin with the
-    fewer. ValueError when the text has not so many.
+    is its beginning-of-text token where it has one, unless that opens the messages of a chat. Equal arguments choose
+    equal prompts; more prompts begin with the fewer. ValueError when the text has not so many.
     """
     tokenizer = corpus_tokenizer if tokenizer is None else tokenizer
-    start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    start = _beginning_of_text(tokenizer)
     length = prompt_tokens - len(start)
     if prompts < 1 or length < 1:
         raise ValueError(
@@ -129,6 +129,17 @@ def stop_tokens_of(tokenizer: PreTrainedTokenizerBase, *, at_sentence_end: bool)
     """The end-of-document token, and the ends of sentences when asked for."""
     ends = sentence_end_tokens(tokenizer) if at_sentence_end else ()
     return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *ends]))
+
+
+def _beginning_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token before a document, or none: not the one that a chat template opens every message with (SmolLM2's)."""
+    if tokenizer.bos_token_id is None:
+        return []
+    if tokenizer.chat_template is not None:
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        if str(tokenizer.apply_chat_template(turns, tokenize=False)).count(str(tokenizer.bos_token)) > 1:
+            return []
+    return [int(tokenizer.bos_token_id)]
 
 
 def _sentences(

@@ -35,7 +35,7 @@ FORMAT = 1  # raise it whenever equal recipes would give other pairs
 FILE = "pairs.parquet"
 MOST_TRIES = 32  # candidate pairs, on average, for one with different ground truths
 HELD_OUT_SHARE = 0.125  # of the prompts
-HELD_OUT_PAIRS = 128  # on-policy, and as many off-policy
+HELD_OUT_PAIRS = 128  # on-policy, and as many off-policy, where a recipe names no other number
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def make_preference_pairs(
     on_policy_share: float,
     label_noise: float,
     seed: int,
+    held_out_pairs: int = HELD_OUT_PAIRS,
 ) -> PreferencePairs:
     """`pairs` to train on, `on_policy_share` of them of on-policy prompts, and held-out ones of both kinds.
 
@@ -116,8 +117,8 @@ def make_preference_pairs(
     return _joined(
         [
             training,
-            maker.pairs("held_out/on_policy", on_policy, tests, HELD_OUT_PAIRS, held_out=True),
-            maker.pairs("held_out/off_policy", off_policy, tests, HELD_OUT_PAIRS, held_out=True),
+            maker.pairs("held_out/on_policy", on_policy, tests, held_out_pairs, held_out=True),
+            maker.pairs("held_out/off_policy", off_policy, tests, held_out_pairs, held_out=True),
         ]
     )
 
@@ -142,6 +143,7 @@ def stored_preference_pairs(
     on_policy_share: float,
     label_noise: float,
     seed: int,
+    held_out_pairs: int = HELD_OUT_PAIRS,
 ) -> tuple[PreferencePairs, Artifact]:
     """`make_preference_pairs` once, as an artifact of kind preference_pairs. `policy_address` names the policy.
 
@@ -154,6 +156,8 @@ def stored_preference_pairs(
         "label_noise": label_noise,
         "seed": seed,
     }
+    if held_out_pairs != HELD_OUT_PAIRS:
+        settings["held_out_pairs"] = held_out_pairs
     origin = {
         "format": FORMAT,
         "policy": policy_address,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from experiments.tasks.corpus_prompts import corpus_prompts, sentence_end_tokens, sentences_of, stop_tokens_of
@@ -63,3 +65,15 @@ def test_tokens_that_end_a_sentence_stop_a_completion(byte_tokenizer):
     end = byte_tokenizer.eos_token_id
     assert stop_tokens_of(byte_tokenizer, at_sentence_end=True) == (end, ord("!"), ord("."), ord("?"))
     assert stop_tokens_of(byte_tokenizer, at_sentence_end=False) == (end,)
+
+
+def test_a_beginning_that_opens_the_messages_of_a_chat_is_no_beginning_of_text(story_corpus, byte_tokenizer):
+    start = byte_tokenizer.bos_token
+    tokenizer = copy.deepcopy(byte_tokenizer)
+    tokenizer.chat_template = "{% for message in messages %}{{ '" + start + "' + message['role'] }}{% endfor %}"
+    options = {"prompts": 5, "prompt_tokens": 20, "seed": 0}
+    for prompt in corpus_prompts(story_corpus.train, story_corpus.tokenizer, tokenizer=tokenizer, **options):
+        assert tokenizer.decode(list(prompt.tokens)) == prompt.text
+    tokenizer.chat_template = "{{ bos_token }}{% for message in messages %}{{ message['role'] }}{% endfor %}"
+    for prompt in corpus_prompts(story_corpus.train, story_corpus.tokenizer, tokenizer=tokenizer, **options):
+        assert prompt.tokens[0] == tokenizer.bos_token_id
