@@ -1,8 +1,10 @@
 """Advantages, losses and gradients of trl's trainers on their own batches, against ours on the same.
 
-The trainers are real, with a tiny Llama in fp64: they generate, score and shape a batch, and compute its loss. Old and
-reference log-probabilities are then moved, so that clipping and KL act. trl pads prompts in front, which shifts the
-positions of tokens, and Llama rotates in fp32: hence tolerances of 1e-5. Needs the extra `peers`.
+The trainers are real, with a tiny Llama, a Qwen3 and a GPT-2 that has dropout in its configuration, in fp64: they
+generate, score and shape a batch, and compute its loss. Old and reference log-probabilities are then moved, so that
+clipping and KL act. The policy of our side is loaded by itself, as `rl-exp rlhf` loads it. trl pads prompts in front,
+which shifts the positions of tokens, and rotations are in fp32: hence tolerances of 1e-5; GPT-2, whose positions are
+learned, has prompts of one length. Needs the extra `peers`.
 """
 
 import pytest
@@ -11,9 +13,19 @@ from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from experiments.training.advantages import advantages, reward_with_kl
+from experiments.training.dropout import disable_dropout
 from experiments.training.policy_gradient_step import PolicyGradientBatch, accumulate_gradient
 
 trl = pytest.importorskip("trl", reason="needs the extra `peers`: pip install 'rl-exp[peers]'")
@@ -22,32 +34,51 @@ WORDS = ["<pad>", "<end>", "<unknown>", *(f"w{i}" for i in range(20))]
 PROMPTS, SAMPLES, NEW_TOKENS = 3, 4, 7
 
 
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory):
-    """A tiny Llama and its tokenizer on disk: trl loads the reference policy by name."""
-    folder = tmp_path_factory.mktemp("policy")
+FAMILIES = ("llama", "qwen3", "gpt2")
+ROTARY_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def tiny_model(family):
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    common = {"vocab_size": len(WORDS), "initializer_range": 0.3, **ids}
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**common, **ROTARY_SIZES))
+    if family == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**common, **ROTARY_SIZES, head_dim=8, tie_word_embeddings=True))
+    config = GPT2Config(**common, n_positions=32, n_embd=32, n_layer=2, n_head=4)
+    assert config.resid_pdrop == config.attn_pdrop == config.embd_pdrop == 0.1
+    return GPT2LMHeadModel(config)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def policy(request, tmp_path_factory):
+    """The folder of a tiny policy and its tokenizer, as trl loads the reference by name, and prompts that suit it."""
+    folder = tmp_path_factory.mktemp(request.param)
     words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unknown>"))
     words.pre_tokenizer = Whitespace()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>"
     )
     tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
+        tiny_model(request.param).save_pretrained(folder)
+    one_length = ("w3 w4 w5", "w6 w7 w8", "w9 w10 w11")
+    prompts = one_length if request.param == "gpt2" else ("w3 w4 w5", "w6", "w7 w8 w9 w10")
+    return str(folder), prompts
+
+
+def our_policy(folder):
+    """As experiments/preparation/policy.py loads it, in fp64."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    disable_dropout(model)
+    return model
 
 
 def reward_of(completion_ids, **_):
@@ -55,7 +86,7 @@ def reward_of(completion_ids, **_):
     return [round(0.3 * len(row) + 2 * sum(token % 2 == 0 for token in row) / len(row)) / 2 for row in completion_ids]
 
 
-def trainer_of(policy_folder, tmp_path, kind, **settings):
+def trainer_of(policy, tmp_path, kind, **settings):
     """A trl trainer that is ready to make a batch, with its policy in fp64."""
     trainer_class, config_class = {
         "rloo": (trl.RLOOTrainer, trl.RLOOConfig),
@@ -71,19 +102,21 @@ def trainer_of(policy_folder, tmp_path, kind, **settings):
         num_generations=SAMPLES,
         max_completion_length=NEW_TOKENS,
         temperature=1.0,
+        disable_dropout=True,
         **settings,
     )
-    prompts = Dataset.from_list([{"prompt": text} for text in ("w3 w4 w5", "w6", "w7 w8 w9 w10")])
-    trainer = trainer_class(model=policy_folder, reward_funcs=reward_of, args=config, train_dataset=prompts)
+    folder, texts = policy
+    prompts = Dataset.from_list([{"prompt": text} for text in texts])
+    trainer = trainer_class(model=folder, reward_funcs=reward_of, args=config, train_dataset=prompts)
     trainer.model.double().train()
     if trainer.ref_model is not None:
         trainer.ref_model.double()
     return trainer
 
 
-def batch_of(trainer):
+def batch_of(trainer, policy):
     """What trl makes of a step's prompts: completions, masks, log-probabilities and advantages."""
-    inputs = [{"prompt": text} for text in ("w3 w4 w5", "w6", "w7 w8 w9 w10") for _ in range(SAMPLES)]
+    inputs = [{"prompt": text} for text in policy[1] for _ in range(SAMPLES)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return trainer._generate_and_score_completions(inputs)
@@ -111,8 +144,8 @@ def trl_loss_and_gradient(trainer, batch):
     return float(loss.detach()), gradient_of(trainer.model)
 
 
-def our_loss_and_gradient(model, batch, old, values, reference=None, **options):
-    model.zero_grad()
+def our_loss_and_gradient(policy, batch, old, values, reference=None, **options):
+    model = our_policy(policy[0])
     ours = PolicyGradientBatch(
         rows_of(batch["prompt_ids"], batch["prompt_mask"]),
         rows_of(batch["completion_ids"], batch["completion_mask"]),
@@ -130,10 +163,10 @@ def rewards_of(batch):
     return torch.tensor(reward_of(rows), dtype=torch.float64).view(PROMPTS, SAMPLES)
 
 
-def test_rloo_with_kl_in_the_reward(policy_folder, tmp_path):
-    trainer = trainer_of(policy_folder, tmp_path, "rloo", beta=0.3)
+def test_rloo_with_kl_in_the_reward(policy, tmp_path):
+    trainer = trainer_of(policy, tmp_path, "rloo", beta=0.3)
     trainer.ref_model.lm_head.weight.data *= 1.05  # another policy than the trained one
-    batch = batch_of(trainer)
+    batch = batch_of(trainer, policy)
 
     # Advantages: the KL of a completion needs log-probabilities per token, which trl keeps to itself; ours are used.
     from experiments.training.log_probabilities import token_log_probabilities
@@ -143,7 +176,7 @@ def test_rloo_with_kl_in_the_reward(policy_folder, tmp_path):
     with torch.no_grad():
         old, reference = (
             token_log_probabilities(model, prompts, completions).double()
-            for model in (trainer.model, trainer.ref_model)
+            for model in (our_policy(policy[0]), trainer.ref_model)
         )
     log_ratios = (old - reference).sum(dim=1).view(PROMPTS, SAMPLES)
     assert float(log_ratios.abs().max()) > 0.05
@@ -157,7 +190,7 @@ def test_rloo_with_kl_in_the_reward(policy_folder, tmp_path):
     batch["advantages"] = batch["advantages"].double()
     wanted, gradient = trl_loss_and_gradient(trainer, batch)
     sums, found = our_loss_and_gradient(
-        trainer.model, batch, spread, batch["advantages"], denominator="sequences", sequence_ratio=True
+        policy, batch, spread, batch["advantages"], denominator="sequences", sequence_ratio=True
     )
     assert sums["loss"] == pytest.approx(wanted, rel=1e-5)
     torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-6)
@@ -176,9 +209,9 @@ def test_rloo_with_kl_in_the_reward(policy_folder, tmp_path):
         ("dr_grpo", "sequences", "none", "grpo_without_std", 0.0, False),
     ],
 )
-def test_grpo_with_kl_in_the_loss(policy_folder, tmp_path, loss_type, denominator, scale_rewards, kind, beta, weighted):
+def test_grpo_with_kl_in_the_loss(policy, tmp_path, loss_type, denominator, scale_rewards, kind, beta, weighted):
     trainer = trainer_of(
-        policy_folder,
+        policy,
         tmp_path,
         "grpo",
         beta=beta,
@@ -186,26 +219,26 @@ def test_grpo_with_kl_in_the_loss(policy_folder, tmp_path, loss_type, denominato
         scale_rewards=scale_rewards,
         use_bias_correction_kl=weighted,
     )
-    batch = batch_of(trainer)
+    batch = batch_of(trainer, policy)
     values = advantages(rewards_of(batch), kind).flatten()
     torch.testing.assert_close(values, batch["advantages"].double(), rtol=1e-5, atol=1e-5)
 
     mask = batch["completion_mask"]
     with torch.no_grad():
-        policy = trainer._get_per_token_logps_and_entropies(
+        present = trainer._get_per_token_logps_and_entropies(
             trainer.model,
             torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
             torch.cat([batch["prompt_mask"], mask], dim=1),
             mask.shape[1],
         )[0]
-    batch["old_per_token_logps"], reference = moved(policy, seed=1), moved(policy, seed=2, size=0.5)
+    batch["old_per_token_logps"], reference = moved(present, seed=1), moved(present, seed=2, size=0.5)
     if beta:
         batch["ref_per_token_logps"] = reference
     batch["num_items_in_batch"] = mask.sum()
     batch["advantages"] = batch["advantages"].double()
     wanted, gradient = trl_loss_and_gradient(trainer, batch)
     sums, found = our_loss_and_gradient(
-        trainer.model,
+        policy,
         batch,
         batch["old_per_token_logps"],
         batch["advantages"],
