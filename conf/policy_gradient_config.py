@@ -8,6 +8,7 @@ from typing import Any
 from conf.limits import limited
 from experiments.training.algorithms import Advantage, KlEstimator, KlPlace, LossDenominator, PolicyOptimizer
 from experiments.training.choices import Precision
+from experiments.training.schedule import linear_share
 
 
 @dataclass
@@ -34,7 +35,9 @@ class PolicyGradientConfig:
     # taken off the normalised reward of a completion that was cut off
     missing_eos_penalty: float = limited(0.0, at_least=0)
     optimizer: PolicyOptimizer = PolicyOptimizer.adam
-    learning_rate: float = limited(3e-4, above=0)
+    learning_rate: float = limited(3e-4, above=0)  # its peak
+    warmup_share: float = limited(0.0, at_least=0, below=1)  # of all steps, in which it rises linearly from 0
+    final_learning_rate_share: float = limited(1.0, at_least=0, at_most=1)  # linearly to this; 1: constant, 0: to 0
     momentum: float = limited(0.0, at_least=0, below=1)  # sgd
     gradient_clip: float | None = limited(None, above=0)  # null: none, so that the gradient keeps its scale
     probe_every: int = limited(20, at_least=1)  # steps between evaluations on the fixed probe set
@@ -64,6 +67,13 @@ class PolicyGradientConfig:
     def completions_per_step(self) -> int:
         """Rollouts of one step."""
         return self.prompts_per_step * self.group_size
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step `step`, from 0."""
+        share = linear_share(
+            step, self.steps, warmup_share=self.warmup_share, final_share=self.final_learning_rate_share
+        )
+        return self.learning_rate * share
 
     def update_settings(self) -> dict[str, Any]:
         """The arguments of experiments/training/policy_gradient_step.py that are settings."""

@@ -124,6 +124,7 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
                 ).flatten(),
             )
             minibatches = run.seeds.numpy(f"minibatches/{step}")
+            state.set_learning_rate(rate := settings.learning_rate_at(step))
             with step_named(step + 1):
                 statistics = update_policy(
                     state.model,
@@ -139,14 +140,15 @@ def rlhf(config: RlhfConfig, run: Run, make_policy: PolicyMaker) -> dict[str, An
             seconds += time.perf_counter() - started  # of training alone: probes and saving come after
 
             # Log every step; once in a while probe and save.
-            rate = (step - first_step) * len(rollouts) / max(seconds - seconds_before, 1e-9)
+            speed = (step - first_step) * len(rollouts) / max(seconds - seconds_before, 1e-9)
             values = {
                 **step_metrics(
                     rollouts, outputs, raw, proxy.probe_scale(raw[proxy.name], outputs), rewards, old, reference
                 ),
                 **group_metrics(raw[proxy.name].reshape(grouped.shape), *proxy.range_with(raw[proxy.name])),
                 **statistics.as_dict(),
-                "completions_per_second": round(rate, 1),
+                "learning_rate": rate,
+                "completions_per_second": round(speed, 1),
             }
             run.log({f"policy_gradient/{name}": value for name, value in values.items()}, step=step)
             bar.advance(

@@ -55,6 +55,11 @@ class PolicyState:
         if self.model is not self.policy:
             copy_weights(self.model, self.policy)
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Of the steps that follow."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
     def resume(self) -> tuple[int, float]:
         """Continue from the newest complete checkpoint: its step and the seconds trained so far, or zeros."""
         state = load_latest_checkpoint(self.run.checkpoints, self.run.ranks)
