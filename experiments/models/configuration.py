@@ -53,6 +53,7 @@ class RlExpConfig(PreTrainedConfig, AttentionOptions):
 
     model_type = "rl-exp"
     keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012 (a class attribute of transformers)
+    auto_map = None  # trl asks for it where an architecture is not one of transformers' own
     attribute_map = {  # noqa: RUF012
         "num_hidden_layers": "layers",
         "num_attention_heads": "query_heads",
