@@ -53,7 +53,6 @@ class RlExpConfig(PreTrainedConfig, AttentionOptions):
 
     model_type = "rl-exp"
     keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012 (a class attribute of transformers)
-    auto_map = None  # trl asks for it where an architecture is not one of transformers' own
     attribute_map = {  # noqa: RUF012
         "num_hidden_layers": "layers",
         "num_attention_heads": "query_heads",
@@ -105,6 +104,7 @@ class RlExpConfig(PreTrainedConfig, AttentionOptions):
                 f"rope_frequencies of {len(self.rope_frequencies)} pairs do not fit rope_dim={self.rope_dim}: give one "
                 "per pair, or leave them out"
             )
+        kwargs.setdefault("auto_map", {})  # trl asks for it where an architecture is not one of transformers' own
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]  # of transformers
 
     @classmethod

@@ -16,7 +16,7 @@ def export_for_hub(model: RlExpForCausalLM, directory: str | Path) -> Path:
     process that has never heard of rl-exp. A later plain `save_pretrained` writes no code again.
     """
     directory = Path(directory)
-    automatic = model.config.__dict__.get("auto_map")
+    automatic = dict(model.config.auto_map)
     try:
         RlExpConfig.register_for_auto_class()
         RlExpForCausalLM.register_for_auto_class("AutoModelForCausalLM")
@@ -24,6 +24,5 @@ def export_for_hub(model: RlExpForCausalLM, directory: str | Path) -> Path:
     finally:
         RlExpConfig._auto_class = None
         RlExpForCausalLM._auto_class = None
-        if automatic is None:
-            model.config.__dict__.pop("auto_map", None)
+        model.config.auto_map = automatic
     return directory
