@@ -132,6 +132,13 @@ class RlExpConfig(PreTrainedConfig, AttentionOptions):
         unused = [name for name in CONVERTED_FIELDS if getattr(self, name) == getattr(type(self), name)]
         return {name: value for name, value in stored.items() if name not in unused}
 
+    def to_dict(self) -> dict[str, Any]:
+        """As stored: `auto_map` only where it names code."""
+        values: dict[str, Any] = super().to_dict()
+        if not values.get("auto_map"):
+            values.pop("auto_map", None)
+        return values
+
     def model_shape(self) -> ModelShape:
         """The shape of the complete decoder."""
         model = {name: getattr(self, STORED_NAMES.get(name, name)) for name in MODEL_FIELDS}
