@@ -28,10 +28,8 @@ from conf.task_config import TaskConfig, TaskKind
 from conf.train_config import TrainConfig
 from experiments.data.hub_rows import HubRows
 from experiments.rewards.families import RewardFamily
-from experiments.runs.external_inputs import local_files
+from experiments.runs.external_inputs import HUB_NAME, local_files
 from experiments.runs.model_folders import check_classifier_folder, check_policy_folder, require_packages
-
-HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
 
 
 class ModelPackage(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conf.run_config import RunConfig
 from experiments.data.hub_dataset import HubDataset
 from experiments.data.hub_rows import HubRows
 from experiments.data.local_files import LocalFiles
+from experiments.data.tokenizer import HubTokenizer, TokenizerChoice
 from experiments.models.shapes import (
     LATENT,
     AttentionMechanism,
@@ -21,7 +23,8 @@ from experiments.models.shapes import (
     ModelShape,
     matched_feed_forward_dim,
 )
-from experiments.runs.external_inputs import local_files
+from experiments.runs.external_inputs import HUB_NAME, local_files
+from experiments.runs.model_folders import check_policy_folder
 from experiments.training.choices import Distribution, OptimizerName, Precision
 
 
@@ -106,6 +109,37 @@ class ModelConfig:
 
 
 @dataclass
+class InitConfig:
+    """The weights at the start: drawn from the seed, or those of a model that exists, which training continues.
+
+    A model that exists has its own shape and tokenizer: `attention`, `model` and `tokenizer` are not used.
+    """
+
+    path: str | None = None  # a model folder, a finished run of ours, or a hub name; null: fresh weights
+    revision: str | None = None  # of a hub model: a branch, tag or commit; null: its main branch
+
+    def __post_init__(self) -> None:
+        place = Path(self.path or ".")
+        if self.path and not place.is_dir() and not re.fullmatch(HUB_NAME, self.path):
+            raise ValueError(
+                f"init.path={self.path} is neither a folder nor the name of a hub model (owner/name): name one of "
+                "them, or null for fresh weights"
+            )
+        if self.path and place.is_dir() and not (Path(self.folder or "") / "config.json").is_file():
+            raise ValueError(
+                f"init.path={self.path} holds no model (no config.json): name the folder of a finished run, such as "
+                "outputs/train/<run id>, or one that save_pretrained wrote"
+            )
+
+    @property
+    def folder(self) -> str | None:
+        """The model folder, which a run of ours has under `model`; or the hub name."""
+        if self.path and (Path(self.path) / "model" / "config.json").is_file():
+            return str(Path(self.path) / "model")
+        return self.path
+
+
+@dataclass
 class OptimizerConfig:
     """AdamW (betas and decay of the paper, appendix B.1), or Muon for matrices with AdamW for everything else."""
 
@@ -175,6 +209,7 @@ class TrainConfig(RunConfig):
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     distribution: Distribution = Distribution.ddp  # under torchrun; like the number of processes, not part of identity
 
     def __post_init__(self) -> None:
@@ -182,12 +217,23 @@ class TrainConfig(RunConfig):
         self.model_shape(vocabulary_size=256)  # raises ValueError for an impossible shape
 
     def input_files(self) -> list[Path]:
-        """The files of a local corpus, and of a tokenizer's folder."""
+        """The files of a local corpus, of a tokenizer's folder, and of the model at the start."""
         source = self.data.corpus_source()
         files = source.files() if isinstance(source, LocalFiles) else []
         if isinstance(source, HubDataset):
             files = HubRows(source.path, data_files=source.data_files).local_files()
-        return [*files, *(local_files(self.tokenizer.path) if self.tokenizer.kind is TokenizerKind.hub else [])]
+        tokenizer = local_files(self.tokenizer.path) if self.tokenizer.kind is TokenizerKind.hub else []
+        return [*files, *tokenizer, *local_files(self.init.folder)]
+
+    def check_inputs(self) -> None:
+        """See `RunConfig`: the model that training continues."""
+        check_policy_folder("init.path", self.init.folder)
+
+    def tokenizer_choice(self) -> TokenizerChoice:
+        """The tokenizer: that of the model at the start, where there is one."""
+        if self.init.folder is None:
+            return self.tokenizer.tokenizer_choice()
+        return HubTokenizer(self.init.folder, self.init.revision)
 
     def check_processes(self, processes: int | None) -> None:
         """See `RunConfig`: each process takes an equal part of every batch."""

@@ -19,16 +19,20 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.markup import escape
+from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from conf.train_config import TrainConfig
 from experiments.data.corpus import TokenisedCorpus, prepare_corpus
 from experiments.data.packing import PackedSequences
 from experiments.models.configuration import RlExpConfig
+from experiments.models.from_transformers import NotConvertible, converted
 from experiments.models.initialisation import initialise
 from experiments.models.transformer import RlExpForCausalLM
 from experiments.reports.train_comparison import compare_training_runs
+from experiments.runs.external_inputs import identity_of_input
 from experiments.runs.files import naming_what_is_written
+from experiments.runs.foreign_files import loading, refuse_missing_weights
 from experiments.runs.run import Run
 from experiments.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from experiments.training.device import arithmetic, prepare_device
@@ -43,9 +47,9 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     """Train, evaluate, save; returns the summary of the run."""
     device = prepare_device(config.device.value, config.threads)
     corpus = prepare_corpus_for(config, run)
-    model = build_model(config, corpus, run).to(device)
+    model = (build_model(config, corpus, run) if config.init.path is None else load_model(config, corpus)).to(device)
     distributed = distribute(model, run.ranks, config.distribution, compiled=config.training.compile)
-    training, shape = config.training, config.model_shape(len(corpus.tokenizer))
+    training, shape = config.training, model.config.model_shape()
     optimizer = build_optimizer(model, steps=training.steps, **optimizer_settings(config))
     sequences = PackedSequences(
         corpus.tokens, corpus.offsets, training.sequence_length, seed=run.seeds.sequence("data")
@@ -61,9 +65,11 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         "unigram_entropy": corpus.unigram_entropy,
         "device": where_it_runs(config, run, device),
     }
+    if config.init.folder is not None:
+        facts["init"] = identity_of_input(config.init.folder, config.init.revision)
     run.add_to_manifest(**facts)
     run.console.print(
-        f"[bold]model[/]     {config.attention.mechanism}  {shape.parameters():,} parameters, feed-forward "
+        f"[bold]model[/]     {shape.attention.mechanism}  {shape.parameters():,} parameters, feed-forward "
         f"{shape.feed_forward_dim}, cache {cache_bytes:,} bytes (bf16) per token and layer\n"
         f"[bold]text[/]      {len(corpus.tokens):,} tokens, of which training reads "
         f"{training.steps * training.tokens_per_step / len(corpus.tokens):.2g} epochs; vocabulary "
@@ -130,7 +136,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         samples = sample_texts(config, run, complete, corpus)
         save_model(run.directory / "model", complete, corpus)
     return {
-        "mechanism": str(config.attention.mechanism),
+        "mechanism": str(shape.attention.mechanism),
         **{name: facts[name] for name in ("parameters", "cache_bytes_per_token_per_layer", "feed_forward_dim")},
         **losses,
         **{f"eval/{name}/unigram_perplexity": value for name, value in corpus.unigram_perplexities().items()},
@@ -153,7 +159,7 @@ def prepare_corpus_for(config: TrainConfig, run: Run) -> TokenisedCorpus:
         corpus = prepare_corpus(
             run.artifacts,
             config.data.corpus_source(),
-            config.tokenizer.tokenizer_choice(),
+            config.tokenizer_choice(),
             held_out_sources=config.data.held_out_sources(),
             progress=bar.show,
         )
@@ -175,6 +181,33 @@ def build_model(config: TrainConfig, corpus: TokenisedCorpus, run: Run) -> RlExp
     model = RlExpForCausalLM(model_config)
     initialise(model, run.seeds.torch("initialisation"))
     return model
+
+
+def load_model(config: TrainConfig, corpus: TokenisedCorpus) -> RlExpForCausalLM:
+    """The model at `init.path`, whose training continues. ValueError for one that our decoder is not."""
+    path = str(config.init.folder)
+    with loading("init.path", path, "name a run of rl-exp train or rlhf, or its model folder"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=config.init.revision or "main",
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        refuse_missing_weights(info)
+    if not isinstance(model, RlExpForCausalLM):
+        try:
+            model = converted(model)
+        except NotConvertible as error:
+            raise ValueError(
+                f"init.path={path}: training continues from models that our decoder has ({error})"
+            ) from error
+    if len(corpus.tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"init.path={path}: its tokenizer has {len(corpus.tokenizer)} tokens, its model {model.config.vocab_size}"
+        )
+    return model.train()
 
 
 def optimizer_settings(config: TrainConfig) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def prompt_options(config: PolicyTaskConfig) -> PromptOptions:
 
 def prepare_text(config: PolicyTaskConfig, run: Run) -> TokenisedCorpus:
     """The text that prompts and real continuations come from: that of the policy."""
-    return prepare_corpus(run.artifacts, config.data.corpus_source(), config.tokenizer.tokenizer_choice())
+    return prepare_corpus(run.artifacts, config.data.corpus_source(), config.tokenizer_choice())
 
 
 def _corpus_prompts(

@@ -12,6 +12,8 @@ from typing import Any
 from experiments.runs.files import sha256_unless_unchanged
 from experiments.runs.identity import content_hash
 
+HUB_NAME = r"[\w.-]+(/[\w.-]+)?"  # a regular expression
+
 
 def local_files(path: str | None) -> list[Path]:
     """The file at `path`, or the files of the model folder there; [] for the name of a hub repository, or None."""
