@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.markup import escape
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from conf.train_config import TrainConfig
@@ -187,7 +187,7 @@ def load_model(config: TrainConfig, corpus: TokenisedCorpus) -> RlExpForCausalLM
     """The model at `init.path`, whose training continues. ValueError for one that our decoder is not."""
     path = str(config.init.folder)
     with loading("init.path", path, "name a run of rl-exp train or rlhf, or its model folder"):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=config.init.revision or "main",
             dtype=torch.float32,
@@ -195,7 +195,8 @@ def load_model(config: TrainConfig, corpus: TokenisedCorpus) -> RlExpForCausalLM
             trust_remote_code=False,
             output_loading_info=True,
         )
-        refuse_missing_weights(info)
+        refuse_missing_weights(loaded[1])
+    model: PreTrainedModel = loaded[0]
     if not isinstance(model, RlExpForCausalLM):
         try:
             model = converted(model)
