@@ -6,7 +6,6 @@ Exit codes: 0 done; 1 a run failed; 2 a mistake in the command; 130 interrupted 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from conf.commands import Command
     from conf.compose import Job
 
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 # Hydra's own options that are handed through; those with a value take the next word.
 FLAGS = {"-m", "--multirun", "--resolve", "--hydra-help"}
 FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--info", "-i"}
@@ -55,7 +55,7 @@ def settings(command: str, examples: Sequence[str]) -> dict[str, Any]:
     groups = "\n".join(f"- `{group}`: {', '.join(options)}" for group, options in group_options(command).items())
     shown = "\n".join(f"    {example}" for example in examples)
     return {
-        "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+        "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, **HELP_NAMES},
         "epilog": f"**Config groups** (group=option)\n\n{groups}\n\n**Examples**\n\n```\n{shown}\n```\n\n"
         "Hydra's own options: -m, --cfg job, --info, --hydra-help.",
     }
@@ -66,11 +66,12 @@ def launch(name: str, words: list[str] | None, dry_run: bool) -> None:
     from conf.commands import COMMANDS
     from conf.compose import hydra_settings, plan_jobs
     from conf.launchers import target_of, why_not_here
-    from conf.override_rules import UserError
+    from conf.override_rules import UserError, friendly
 
     command = COMMANDS[name]
     try:
         flags, overrides = split_words(words or [])
+        overrides = friendly(name, overrides)
         multirun = "-m" in flags or "--multirun" in flags
         if PRINTING & set(flags):
             if multirun:
@@ -100,12 +101,12 @@ def summarise_sweep(name: str, words: list[str] | None) -> NoReturn:
     from cli.sweep import finish_sweep, sweep_directory_of
     from conf.commands import COMMANDS
     from conf.compose import plan_jobs
-    from conf.override_rules import UserError
+    from conf.override_rules import UserError, friendly
 
     command = COMMANDS[name]
     try:
         _, overrides = split_words(words or [])
-        jobs, _ = plan_jobs(command, overrides, multirun=True)
+        jobs, _ = plan_jobs(command, friendly(name, overrides), multirun=True)
     except UserError as error:
         fail(str(error))
     raise typer.Exit(finish_sweep(command, jobs, sweep_directory_of(command, jobs)))
@@ -139,15 +140,6 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
             near = suggestion(option, known) or f" Settings have no dashes: {option.lstrip('-')}={value or '...'}"
             raise UserError(f"unknown option {option}.{near}")
     return flags, overrides
-
-
-def quoted(text: str) -> str:
-    """A text as the value of an override, whatever characters it has."""
-    if re.fullmatch(r"[\w./-]*", text):
-        return text
-    # Hydra's grammar: a backslash escapes quotes, and backslashes before them and at the end.
-    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ("\\" + found[2] if found[2] else ""), text)
-    return f'"{escaped}"'
 
 
 def silence_stderr() -> None:
@@ -207,6 +199,7 @@ def _run(
     from cli.sweep import finish_sweep, start_sweep
     from conf.compose import is_search
     from conf.launchers import target_of
+    from conf.override_rules import quoted
     from experiments.runs.run import RunState, read_status
 
     output_dir = Path(jobs[0].config.output_dir)

@@ -16,6 +16,7 @@ import typer
 
 from cli import report
 from cli.experiments import add_experiments
+from cli.hydra_command import HELP_NAMES
 from experiments.runs.ranks import launched_by_torchrun
 
 HELP = """Run, measure and extend three papers from one command line: hardware-efficient attention, reward models as
@@ -30,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings=HELP_NAMES,
 )
 add_experiments(app)
 app.add_typer(report.app, name="report")

@@ -7,6 +7,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,10 @@ from rich.markup import escape
 
 from cli.prerequisites import finished_run
 from cli.screens import show_document, show_end, show_finished_before, show_job, show_start
-from cli.sweep import record_job
+from cli.sweep import STOPPED, record_job
 from conf.commands import COMMANDS
 from conf.compose import differences, identity_of, plain, typed
-from experiments.runs.files import STORAGE_ERRORS, naming_what_is_written, read_json
+from experiments.runs.files import STORAGE_ERRORS, naming_what_is_written, read_json, write_json
 from experiments.runs.follower_run import open_follower_run
 from experiments.runs.ranks import Ranks, join_ranks
 from experiments.runs.run import Run, RunBusy, RunState, open_run, read_status
@@ -44,10 +45,28 @@ def perform(name: str, composed: DictConfig) -> Any:
     ranks = join_ranks(config.device.value)
     try:
         if ranks.is_first:
-            return _lead(command, composed, config, ranks)
+            return _lead_until_done(command, composed, config, ranks)
         return _follow(command, composed, config, ranks)
     finally:
         ranks.close()
+
+
+def _lead_until_done(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> Any:
+    """A job of a sweep that fails is tried again as often as the sweep allows, or ends the sweep."""
+    directory = Path(config.output_dir) / command.experiment / identity_of(composed, config)
+    sweep = _sweep_directory()
+    if sweep is not None and (sweep / STOPPED).exists():
+        Console().print(f"run {directory.name} does not begin: a job of this sweep failed", highlight=False)
+        return None
+    for _ in range(1 + (config.sweep.retries if sweep is not None else 0)):
+        objective = _lead(command, composed, config, ranks)
+        status = read_status(directory)
+        if status is None or status["state"] != RunState.failed:
+            return objective
+        config = replace(config, force=False)  # the next attempt goes on
+    if sweep is not None and config.sweep.on_failure.name == "stop":
+        write_json(sweep / STOPPED, {"run_id": directory.name})
+    return objective
 
 
 def _lead(command: Command, composed: DictConfig, config: Any, ranks: Ranks) -> Any:

@@ -26,11 +26,14 @@ def show_plan(command: Command, jobs: list[Job], multirun: bool) -> None:
     from omegaconf import OmegaConf
 
     from conf.compose import plain
+    from conf.cost import cost_of
 
     console = Console()
     if not multirun:
         job = jobs[0]
         print(OmegaConf.to_yaml(OmegaConf.create(plain(job.config))), end="")
+        for line in cost_of(job.settings):
+            console.print(f"# {line}", highlight=False, markup=False, soft_wrap=True)
         console.print(f"# run {job.run_id}: {state_of(command, job)}", highlight=False)
         return
     table = Table(

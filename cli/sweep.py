@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from conf.commands import Command
     from conf.compose import Job
 
+STOPPED = "stopped.json"  # in a sweep's directory, when a job failed and no other is to begin
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,6 +63,7 @@ def start_sweep(command: Command, jobs: list[Job], overrides: list[str], hydra: 
         else [{"run_id": job.run_id, "overrides": list(job.overrides)} for job in jobs],
     }
     write_json(directory / "sweep.json", record)
+    (directory / STOPPED).unlink(missing_ok=True)
     console = Console()
     console.rule(f"rl-exp {command.name} · sweep {directory.name}")
     done = sum(state_of(command, job) == RunState.finished for job in jobs)

@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
@@ -53,6 +53,8 @@ def plan_jobs(command: Command, overrides: list[str], *, multirun: bool) -> tupl
     parsed = parse(overrides)
     _check_groups(parsed, command)
     swept = [override for override in parsed if override.is_sweep_override()]
+    for override in swept:
+        _refuse_repetition(override)
     if swept and not multirun:
         base = _compose(command, [_first_choice(override) for override in parsed], hydra=True)
         if base.hydra.mode is None or base.hydra.mode.name != "MULTIRUN":
@@ -262,6 +264,13 @@ def _sweep_texts(override: Override) -> list[str]:
         return [str(text) for text in override.sweep_string_iterator()]
     except HydraException as error:
         raise UserError(f"{override.input_line}: {first_line(error)}") from error
+
+
+def _refuse_repetition(override: Override) -> None:
+    if isinstance(override.value(), ChoiceSweep):
+        texts = _sweep_texts(override)
+        if twice := next((text for text in texts if texts.count(text) > 1), None):
+            raise UserError(f"{override.input_line} names {twice} twice: each value is one job")
 
 
 def _first_choice(override: Override) -> str:

@@ -11,6 +11,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,11 +33,50 @@ SECRET_TEXT = re.compile(
     r"|AIza[\w-]{30,}|(AKIA|ASIA)[A-Z0-9]{16}\b|xox[abp]-[\w-]{10,})"
 )
 LEAST_SECRET = 8  # characters: shorter values of secret variables occur in settings by chance
+PATHS = ("path", "data_files", "output_dir", "problem")
+MOST_AS_INTEGER = 10**15
+_POWER_OF_TEN = re.compile(r"(?<![^,=\[])\d+(\.\d+)?[eE]\+?\d{1,2}(?![^,\]])")
 ONE_LINE = ("path", "name", "project", "group", "tags", "output_dir", "problem", "data_files", "revision")
 
 
 class UserError(Exception):
     """A mistake of the user: one message with the value, what is allowed and how to fix it. Exit code 2."""
+
+
+def friendly(command: str, overrides: Iterable[str]) -> list[str]:
+    """Overrides as they are meant: `1e5` is the integer, and lists of reward models have one way of being written.
+
+    `rewards=[a,b]` of reward-eval evaluates all in one run, `reward=a,b` of rlhf has a job for each. `~` and $NAME in
+    paths are what the shell would make of them.
+    """
+    meant = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not re.search(r"['\"()]", value):
+            value = _POWER_OF_TEN.sub(_as_integer, value)
+        path = value.strip("\"'")
+        if key.rsplit(".", 1)[-1] in PATHS and (path.startswith("~") or re.search(r"\$\w", path)):
+            value = quoted(os.path.expandvars(os.path.expanduser(path)))
+        if command == "reward-eval" and key == "reward" and value:
+            key, value = "rewards", value if value.startswith("[") else f"[{value}]"
+        elif command in ("rlhf", "rlhf-sweep") and key == "rewards" and value:
+            key, value = "reward", value.removeprefix("[").removesuffix("]")
+        meant.append(f"{key}{equals}{value}")
+    return meant
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever characters it has."""
+    if re.fullmatch(r"[\w./-]*", text):
+        return text
+    # Hydra's grammar: a backslash escapes quotes, and backslashes before them and at the end.
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ("\\" + found[2] if found[2] else ""), text)
+    return f'"{escaped}"'
+
+
+def _as_integer(found: re.Match[str]) -> str:
+    number = Decimal(found[0])
+    return str(int(number)) if number == int(number) and number < MOST_AS_INTEGER else found[0]
 
 
 def parse(overrides: Iterable[str]) -> list[Override]:
@@ -49,7 +89,9 @@ def parse(overrides: Iterable[str]) -> list[Override]:
         try:
             parsed.extend(OverridesParser.create().parse_overrides([text]))
         except (HydraException, ValueError, ArithmeticError) as error:  # numbers of thousands of digits, ranges of nan
-            key = text.split("=", 1)[0]
+            key, _, value = text.partition("=")
+            if value != (fewer := re.sub(r"^,+|,+(?=,|\]|$)|(?<=\[),+", "", value)):
+                raise UserError(f"{short(text)} has a comma too many: write {short(f'{key}={fewer}')}") from error
             raise UserError(
                 f"{short(text)!r} could not be read ({short(first_line(error))}): a value with odd characters needs "
                 f"quotes of its own inside those of the shell, '{short(key)}=\"...\"'"

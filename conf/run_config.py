@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 
 from conf.limits import limited
@@ -36,9 +36,20 @@ class TrackingConfig:
     tags: list[str] = field(default_factory=list)
 
 
+OnFailure = StrEnum("OnFailure", ["continue", "stop"])  # the rest of a sweep, when a job of it failed
+
+
+@dataclass
+class SweepConfig:
+    """How a sweep meets a job that fails."""
+
+    on_failure: OnFailure = OnFailure["continue"]  # stop: jobs that have not begun do not begin
+    retries: int = limited(0, at_least=0)  # of a failed job, from its last checkpoint
+
+
 @dataclass
 class RunConfig:
-    """Fields that every command has. `output_dir`, `force` and `tracking` are not part of a run's identity."""
+    """Fields that every command has. `output_dir`, `force`, `tracking` and `sweep` are no part of a run's identity."""
 
     seed: int = limited(0, at_least=0)
     device: Device = Device.auto
@@ -47,6 +58,7 @@ class RunConfig:
     output_dir: str = "outputs"
     force: bool = False  # start over, although the run is finished or can be continued
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
         if not self.output_dir:

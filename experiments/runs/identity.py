@@ -11,7 +11,7 @@ from typing import Any
 from experiments.runs.files import sha256_unless_unchanged
 
 # What does not change a run's numbers does not change its name.
-NOT_IDENTITY = ("tracking", "output_dir", "force", "distribution", "hydra")
+NOT_IDENTITY = ("tracking", "output_dir", "force", "distribution", "sweep", "hydra")
 
 
 def canonical_json(value: object) -> str:

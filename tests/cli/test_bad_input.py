@@ -33,7 +33,7 @@ MISTAKES = {
     "no value after --cfg": (["train", "--cfg"], "--cfg needs a value"),
     "--cfg with a sweep": (["train", "-m", "seed=1,2", "--cfg", "job"], "--dry-run"),
     "unbalanced quotes": (["train", "data.path='x"], "could not be read"),
-    "a value that needs quotes of its own": (["train", "data.path=~/x"], 'data.path="..."'),
+    "a value that needs quotes of its own": (["train", "data.path=a&(b"], 'data.path="..."'),
     "no key before the sign": (["train", "=5"], "key=value"),
     "dashes before a setting": (["train", "--attention", "gla"], "attention="),
     "an unknown view of the configuration": (["train", "--cfg", "jobb"], "use one of job, hydra, all"),
@@ -51,6 +51,9 @@ MISTAKES = {
     "a held-out part of more than all": (["train", "data.holdout_fraction=2"], "data.holdout_fraction=2.0"),
     "a group of Hydra's set like a key": (["train", "hydra.launcher=joblib"], "hydra/launcher=joblib"),
     "an unknown launcher": (["train", "-m", "seed=0,1", "hydra/launcher=slurm"], "hydra/launcher=slurm does not exist"),
+    "a value of a sweep that is named twice": (["train", "-m", "seed=0,1,0"], "seed=0,1,0 names 0 twice"),
+    "a comma too many": (["train", "-m", "seed=0,,1,"], "has a comma too many: write seed=0,1"),
+    "a path in a home that is none": (["train", "data=local", "data.path=~/no-such-x"], "no-such-x does not exist"),
     "a sweep that matches nothing": (["train", "-m", "attention=glob(zz*)"], "matches nothing"),
 }
 

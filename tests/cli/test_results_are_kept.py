@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from train_cases import only_run, tiny_training
 
 from cli import perform, sweep
-from cli.hydra_command import quoted
+from conf.override_rules import quoted
 
 
 def fail(*_):
