@@ -18,6 +18,7 @@ from experiments.benchmarks.choices import BenchKernel, LengthDistribution, Peer
 from experiments.benchmarks.device_table import physical_memory
 from experiments.decoding.cost_model import device_shape
 from experiments.models.shapes import FIXED_HEADS, LATENT, AttentionMechanism, ModelShape, cached_heads_field
+from experiments.runs.external_inputs import local_files
 from experiments.runs.ranks import launched_by_torchrun
 
 LARGEST_PAGE = 64
@@ -258,6 +259,10 @@ class BenchConfig(RunConfig):
                     f"bench.tensor_parallel={shown(self.bench.tensor_parallel)}: every value must divide "
                     f"plan.devices={self.plan.devices}"
                 )
+
+    def input_files(self) -> list[Path]:
+        """The files of the model that is measured."""
+        return local_files(self.bench.policy)
 
     def _refuse_grid_beyond_memory(self) -> None:
         """A grid of which no cell could ever fit; single cells that do not fit are left out, and said, by the run."""

@@ -257,7 +257,13 @@ def print_setup(setup: Setup, settings: PolicyGradientConfig, proxy: Reward, pro
     )
     if properties["reward/zero_variance_share"] == 1:
         setup.run.console.print(
-            f"[yellow]reward {proxy.name} is the same for all completions of each probe prompt: it teaches nothing[/]"
+            f"[yellow]reward {proxy.name} is the same for all completions of each probe prompt: it teaches nothing, "
+            "and its accuracy is undefined[/]"
+        )
+    if task.stop_tokens and not setup.probe.outputs.finished.any():
+        setup.run.console.print(
+            f"[yellow]all {len(setup.probe.outputs)} completions of the probe were cut off at task.max_new_tokens="
+            f"{task.max_new_tokens}: raise it[/]"
         )
 
 
@@ -319,6 +325,7 @@ def summary(
         "seed": config.seed,
         "steps": settings.steps,
         "ground_truth_increase": increase("probe/ground_truth_reward"),
+        **({"proxy_is_constant": 1.0} if properties["reward/zero_variance_share"] == 1 else {}),
         "proxy_increase": increase("probe/normalised_proxy_reward"),
         **values,
         "completions_per_second": settings.steps * settings.completions_per_step / max(seconds, 1e-9),

@@ -115,8 +115,9 @@ def evaluate_reward_models(
     `rewards` [R, P, N] are their scores of the policy's samples, `ground_truth` [P, N], `log_probabilities` [P, N] of
     whole samples under the policy and `lengths` [P, N] in tokens. `outputs` [P, N] numbers the different outputs of a
     prompt (equal numbers are the same text) and matters for error categories only; see `error_shares`.
-    Strict and weighted accuracies are NaN where the ground truth ties in every pair. Raises ValueError for shapes that
-    do not fit and numbers that are none.
+    Strict and weighted accuracies are NaN where the ground truth ties in every pair, and on-policy accuracy where the
+    rewards of every prompt are equal: a reward model that ranks nothing agrees by its ties alone. Raises ValueError for
+    shapes that do not fit and numbers that are none.
     """
     _check(reward_models, rewards, ground_truth, log_probabilities, lengths, off_policy)
     prompts = ground_truth.shape[0]
@@ -125,6 +126,7 @@ def evaluate_reward_models(
 
     measured = _variances(counts, rewards, ground_truth)
     on_policy = mean_over_prompts(counts, sign_agreement(rewards, ground_truth))
+    on_policy[:, _zero_variance_by_prompt(rewards).min(axis=1) == 1] = math.nan
     accuracy = on_policy
     measured["on_policy_accuracy"] = on_policy
     comparisons = {

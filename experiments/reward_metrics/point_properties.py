@@ -19,17 +19,18 @@ from experiments.reward_metrics.variance import RewardScale, reward_variance, ze
 def point_properties(rewards: NDArray[np.float64], ground_truth: NDArray[np.float64]) -> dict[str, float]:
     """Reward variance, accuracies and share of prompts without variance, from samples of the policy: [P, N] both.
 
-    Accuracies are NaN where the ground truth ties in every pair.
+    Accuracies are NaN where the ground truth ties in every pair, on-policy accuracy where the rewards do.
     """
     proxy, truth = torch.from_numpy(rewards), torch.from_numpy(ground_truth)
     unweighted = np.zeros_like(ground_truth)
     pairs = pairs_of_samples(rewards[None], ground_truth, unweighted, unweighted)
+    silent = float(zero_variance_share(proxy))
     decided = pairs.strict.size > 0
     return {
         "reward/variance": float(reward_variance(proxy)),
         "reward/raw_variance": float(reward_variance(proxy, RewardScale.none)),
-        "reward/on_policy_accuracy": float(on_policy_accuracy(proxy, truth)),
+        "reward/on_policy_accuracy": float(on_policy_accuracy(proxy, truth)) if silent < 1 else math.nan,
         "reward/strict_accuracy": float(pairs.strict.mean()) if decided else math.nan,
         "reward/harm_aware_accuracy": float(pairs.harm_aware.mean()) if decided else math.nan,
-        "reward/zero_variance_share": float(zero_variance_share(proxy)),
+        "reward/zero_variance_share": silent,
     }

@@ -185,6 +185,7 @@ def test_a_constant_reward_has_no_variance_and_no_accuracy():
     values = evaluated(data).values
     assert values["variance"][0] == values["covariance_with_ground_truth"][0] == values["strict_accuracy"][0] == 0
     assert values["zero_variance_share"][0] == 1
+    assert np.isnan(values["on_policy_accuracy"]).tolist() == [True, False, False]
 
 
 def test_a_ground_truth_that_ties_everywhere_leaves_accuracies_undefined():

@@ -65,3 +65,17 @@ def test_a_set_variance_is_fitted_on_other_completions_than_it_is_judged_on(rl_e
     probes = (tmp_path / "outputs" / "artifacts" / "probe_rollouts").glob("[!.]*/artifact.json")
     drawn = sorted(json.loads(path.read_text())["facts"]["completions"] for path in probes)
     assert drawn == [12 * 12, 4 * 12 * 12]
+
+
+def test_a_proxy_that_ranks_nothing_is_reported_and_has_no_accuracy(rl_exp, tmp_path):
+    names = "task.constraints.names=[contains_semicolon,contains_quote]"
+    words = tiny_rlhf(tmp_path, "task=constraints", names, "policy_gradient.steps=1", "task.max_new_tokens=1")
+    result = rl_exp("rlhf", *words)
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.output.split())
+    assert "it teaches nothing, and its accuracy is undefined" in shown
+    assert "completions of the probe were cut off at task.max_new_tokens=1: raise it" in shown
+    summary = json.loads((only_run(tmp_path) / "summary.json").read_text())
+    assert summary["proxy_is_constant"] == 1
+    assert summary["reward/on_policy_accuracy"] is None
+    assert summary["properties"]["reward/on_policy_accuracy"] is None
