@@ -42,7 +42,7 @@ types: $(VENV)/.installed-dev  ## mypy, strict where it counts
 	$(BIN)/mypy
 
 golden: $(VENV)/.installed-dev  ## compare the golden trajectories bit for bit, on the machine that recorded them
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled PYTHONPATH=tests $(BIN)/python tests/golden/trajectories.py $(ARGUMENTS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled PYTHONPATH=.:tests $(BIN)/python tests/golden/trajectories.py $(ARGUMENTS)
 
 # On a bare GPU image there is no virtual environment: torch and triton suffice.
 gpu-check:  ## on one GPU: parity and speed of the Triton kernels in ten minutes; writes OUTPUT
