@@ -29,7 +29,8 @@ OWN_CODE = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoModelForSeq
 
 def as_policy(folder: Path) -> None:
     run = SimpleNamespace(console=Console(quiet=True))
-    config = SimpleNamespace(policy=SimpleNamespace(path=str(folder), revision=None))
+    policy = SimpleNamespace(path=str(folder), package=None, revision=None, made_by_train=False)
+    config = SimpleNamespace(policy=policy)
     load_initial_policy(config, run, torch.device("cpu"), lambda settings, run: folder)
 
 
