@@ -39,5 +39,5 @@ def save_gguf_as_model_folder(file: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     del model.config.quantization_config  # the weights are plain numbers now
-    model.hf_quantizer = None
+    model.hf_quantizer = None  # type: ignore[assignment]  # no module: torch types all attributes as such
     model.save_pretrained(folder)
