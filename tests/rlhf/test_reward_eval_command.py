@@ -100,7 +100,6 @@ def test_a_sweep_over_policies_ends_with_one_document(rl_exp, home, no_figures):
         ("error_tolerance=-1", "error_tolerance=-1"),
         ("probe.prompts=1", "probe.prompts=1"),
         ("probe.prompts=100000", "task.prompts"),
-        ("reward=coarse", "Did you mean rewards"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_made(rl_exp, tmp_path, change, message):
