@@ -66,12 +66,11 @@ def launch(name: str, words: list[str] | None, dry_run: bool) -> None:
     from conf.commands import COMMANDS
     from conf.compose import hydra_settings, plan_jobs
     from conf.launchers import target_of, why_not_here
-    from conf.override_rules import UserError, friendly
+    from conf.override_rules import UserError
 
     command = COMMANDS[name]
     try:
-        flags, overrides = split_words(words or [])
-        overrides = friendly(name, overrides)
+        flags, overrides = split_words(name, words or [])
         multirun = "-m" in flags or "--multirun" in flags
         if PRINTING & set(flags):
             if multirun:
@@ -101,21 +100,21 @@ def summarise_sweep(name: str, words: list[str] | None) -> NoReturn:
     from cli.sweep import finish_sweep, sweep_directory_of
     from conf.commands import COMMANDS
     from conf.compose import plan_jobs
-    from conf.override_rules import UserError, friendly
+    from conf.override_rules import UserError
 
     command = COMMANDS[name]
     try:
-        _, overrides = split_words(words or [])
-        jobs, _ = plan_jobs(command, friendly(name, overrides), multirun=True)
+        _, overrides = split_words(name, words or [])
+        jobs, _ = plan_jobs(command, overrides, multirun=True)
     except UserError as error:
         fail(str(error))
     raise typer.Exit(finish_sweep(command, jobs, sweep_directory_of(command, jobs)))
 
 
-def split_words(words: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags and the overrides, whatever their order; Hydra 1.3 itself wants the flags first."""
+def split_words(name: str, words: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags and the overrides as meant, whatever their order; Hydra 1.3 itself wants the flags first."""
     from conf.compose import suggestion
-    from conf.override_rules import UserError
+    from conf.override_rules import UserError, friendly
 
     flags: list[str] = []
     overrides: list[str] = []
@@ -139,7 +138,7 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
             known = [*FLAGS, *FLAGS_WITH_VALUE, "--dry-run", "--help"]
             near = suggestion(option, known) or f" Settings have no dashes: {option.lstrip('-')}={value or '...'}"
             raise UserError(f"unknown option {option}.{near}")
-    return flags, overrides
+    return flags, friendly(name, overrides)
 
 
 def silence_stderr() -> None:

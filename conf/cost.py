@@ -22,7 +22,7 @@ def cost_of(config: object) -> list[str]:
     """
     if not isinstance(config, TrainConfig):
         return []
-    if isinstance(config, PolicyTaskConfig) and config.policy.path is not None:
+    if isinstance(config, PolicyTaskConfig) and not config.policy.made_by_train:
         return _completions(config)
     vocabulary = VOCABULARIES.get(config.tokenizer.kind, config.tokenizer.vocabulary_size)
     if config.tokenizer.kind is TokenizerKind.hub:

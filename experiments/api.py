@@ -113,7 +113,7 @@ def run(command: str, *words: str) -> Result | list[Result]:
         known = ", ".join(COMMANDS)
         raise ValueError(f"command {command!r} does not exist: use one of {known}.{suggestion(command, COMMANDS)}")
     try:
-        flags, overrides = split_words(list(words))
+        flags, overrides = split_words(command, list(words))
         jobs, multirun = plan_jobs(COMMANDS[command], overrides, multirun=bool({"-m", "--multirun"} & set(flags)))
     except UserError as error:
         raise ValueError(str(error)) from error
@@ -129,10 +129,7 @@ def run(command: str, *words: str) -> Result | list[Result]:
         raise KeyboardInterrupt
     failed = [result for result in results if result.state != RunState.finished]
     if code or failed:
-        reasons = [
-            (result.id, (read_status(result.directory) or {}).get("reason", "not finished")) for result in failed
-        ]
-        raise RuntimeError(f"rl-exp {command}: " + "; ".join(f"run {name}: {reason}" for name, reason in reasons))
+        raise RuntimeError(f"rl-exp {command}: " + "; ".join(f"run {item.id}: {item.reason}" for item in failed))
     return results if multirun else results[0]
 
 

@@ -43,6 +43,10 @@ def test_a_run_comes_back_with_all_that_it_left(tiny):
     assert load(result.id[:6]).summary == load(result.directory).summary == result.summary
 
 
+def test_numbers_are_written_as_on_the_command_line(tiny):
+    assert run("train", *tiny, "training.tokens=1.024e3").id == run("train", *tiny).id
+
+
 def test_a_sweep_is_a_list_of_runs(tiny, tmp_path):
     results = run("train", "-m", *tiny, "seed=0,1")
     assert [result.config.seed for result in results] == [0, 1]

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conf.commands import COMMANDS
 from conf.compose import UserError, plan_jobs
+from conf.cost import cost_of
 from conf.rlhf_config import PACKAGE_MODULES, ModelPackage
 from experiments.preparation import packaged_model as packages
 from experiments.runs.artifacts import ArtifactStore
@@ -66,3 +67,9 @@ def test_smollm2_becomes_a_model_folder_once_and_answers(tmp_path):
     answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
     assert int(answer[-1]) == tokenizer.eos_token_id
+
+
+def test_a_dry_run_counts_no_training_of_a_policy_that_comes_in_a_package():
+    (job,), _ = plan_jobs(COMMANDS["rlhf"], ["policy=smollm2"], multirun=False)
+    (line,) = cost_of(job.settings)
+    assert line.startswith("policy gradient:")
