@@ -2,7 +2,7 @@
 
 A program holds `rows` query rows (the query heads of a group times the query length) against tiles of `tokens` cached
 tokens. What may be right depends on how wide a cached head is and on the GPU's generation: the table below says it, and
-`candidates` shrinks an entry until it fits the shared memory at hand, so that a GPU which is not in the table, or a
+`candidates` shrinks an entry until it fits the shared memory of the GPU, so that a GPU which is not in the table, or a
 head dim that is in no entry, runs as well.
 
 The entries follow from arithmetic (registers of the accumulator, shared memory of the tiles) and from what Triton 3.9

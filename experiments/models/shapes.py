@@ -30,7 +30,7 @@ class AttentionMechanism(StrEnum):
 
 PLAIN = (AttentionMechanism.mha, AttentionMechanism.mqa, AttentionMechanism.gqa)  # keys and values are two states
 LATENT = (AttentionMechanism.mla, AttentionMechanism.gla)
-FIXED_HEADS = (AttentionMechanism.mha, AttentionMechanism.mqa, AttentionMechanism.mla)  # their number is no choice
+FIXED_HEADS = (AttentionMechanism.mha, AttentionMechanism.mqa, AttentionMechanism.mla)  # their number is fixed
 
 
 def cached_heads_field(mechanism: AttentionMechanism) -> str:

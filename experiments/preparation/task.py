@@ -82,7 +82,8 @@ def prepare_task(config: PolicyTaskConfig, run: Run, policy: Policy, like: Task 
             listed = listed_prompt_set(function, tokenizer, options, task.dataset.plain_format)
             if listed is None and task.dataset.path:
                 listed = _dataset_prompts(task, tokenizer, options)
-            return PythonTask(listed or _corpus_prompts(config, run, tokenizer, options), function, spread)
+            prompts = listed or _corpus_prompts(config, run, tokenizer, options)
+            return PythonTask(prompts, function, function.load(), spread)
         case TaskKind.sentiment:
             prompts = _corpus_prompts(config, run, tokenizer, options)
             return SentimentTask(prompts, spread, _fluency(task, policy))

@@ -25,73 +25,33 @@ OURS = "this project: docs/teaching_signal.md, "
 RULED = "2026-11-30"
 FEWEST_TO_CHOOSE_FROM = 6
 
-PREDICTS = Statement(
-    id="signal.predicts",
-    says="the teaching signal predicts the early increase of the ground truth",
+# fmt: off
+PREDICTS = Statement(id="signal.predicts", unit="reward models", ruled=RULED, kind=Kind.rule, above=0.3,
     source=OURS + "R1",
-    unit="reward models",
-    ruled=RULED,
-    kind=Kind.rule,
-    above=0.3,
-)
-ABOVE_VARIANCE = Statement(
-    id="signal.above_variance",
-    says="the teaching signal predicts the early increase of the ground truth better than reward variance does",
+    says="the teaching signal predicts the early increase of the ground truth")
+ABOVE_VARIANCE = Statement(id="signal.above_variance", unit="reward models", ruled=RULED, kind=Kind.rule, above=0.0,
     source=OURS + "R2",
-    unit="reward models",
-    ruled=RULED,
-    kind=Kind.rule,
-    above=0.0,
-)
-ABOVE_ACCURACY = Statement(
-    id="signal.above_accuracy",
-    says="the teaching signal predicts the early increase of the ground truth better than on-policy accuracy does",
+    says="the teaching signal predicts the early increase of the ground truth better than reward variance does")
+ABOVE_ACCURACY = Statement(id="signal.above_accuracy", unit="reward models", ruled=RULED, kind=Kind.rule, above=0.0,
     source=OURS + "R2",
-    unit="reward models",
-    ruled=RULED,
-    kind=Kind.rule,
-    above=0.0,
-)
-PROXY_ABOVE_VARIANCE = Statement(
-    id="signal.proxy_above_variance",
-    says="the learning signal predicts the early increase of the proxy better than reward variance does",
-    source=OURS + "R3",
-    unit="reward models",
-    ruled=RULED,
-    kind=Kind.rule,
-    above=0.0,
-)
-EQUAL_KL = Statement(
-    id="signal.equal_kl",
-    says="at the largest KL divergence that six reward models reach, the teaching signal per root KL (Adam) predicts "
-    "the ground truth increase as well as harm-aware accuracy, up to .1",
+    says="the teaching signal predicts the early increase of the ground truth better than on-policy accuracy does")
+PROXY_ABOVE_VARIANCE = Statement(id="signal.proxy_above_variance", unit="reward models", ruled=RULED, kind=Kind.rule,
+    above=0.0, source=OURS + "R3",
+    says="the learning signal predicts the early increase of the proxy better than reward variance does")
+EQUAL_KL = Statement(id="signal.equal_kl", unit="reward models", ruled=RULED, kind=Kind.rule, at_least=-0.1,
     source=OURS + "R4",
-    unit="reward models",
-    ruled=RULED,
-    kind=Kind.rule,
-    at_least=-0.1,
-)
-CHOICE_LOSES_LITTLE = Statement(
-    id="signal.choice_loses_little",
-    says="choosing each policy's reward model by its teaching signal loses at most 20 % of the best increase",
+    says="at the largest KL divergence that six reward models reach, the teaching signal per root KL (Adam) predicts "
+        "the ground truth increase as well as harm-aware accuracy, up to .1")
+CHOICE_LOSES_LITTLE = Statement(id="signal.choice_loses_little", unit="seeds", ruled=RULED, kind=Kind.rule, at_most=0.2,
     source=OURS + "R5",
-    unit="seeds",
-    ruled=RULED,
-    kind=Kind.rule,
-    at_most=0.2,
-)
-CHOICE_ABOVE_OTHERS = Statement(
-    id="signal.choice_above_others",
-    says="choosing each policy's reward model by its teaching signal gains more than choosing otherwise",
+    says="choosing each policy's reward model by its teaching signal loses at most 20 % of the best increase")
+CHOICE_ABOVE_OTHERS = Statement(id="signal.choice_above_others", unit="seeds", ruled=RULED, kind=Kind.rule, above=0.0,
     source=OURS + "R5",
-    unit="seeds",
-    ruled=RULED,
-    kind=Kind.rule,
-    above=0.0,
-)
+    says="choosing each policy's reward model by its teaching signal gains more than choosing otherwise")
 STATEMENTS = (
     PREDICTS, ABOVE_VARIANCE, ABOVE_ACCURACY, PROXY_ABOVE_VARIANCE, EQUAL_KL, CHOICE_LOSES_LITTLE, CHOICE_ABOVE_OTHERS,
-)  # fmt: skip
+)
+# fmt: on
 
 
 def signals(settings: Sequence[Setting]) -> list[Finding]:

@@ -1,6 +1,6 @@
 """Functions of the user's own, named by a setting as `my_rewards.py:shortness`.
 
-Nothing here runs code before `load` is called: names are looked up in the syntax tree. Standard library only.
+Nothing here runs code before `load` is called: names are looked up in the syntax tree.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import difflib
 import functools
-import hashlib
 import importlib.util
 import inspect
 import sys
@@ -16,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from experiments.runs.files import sha256_of_file
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class UserFunction:
 
     def recipe(self) -> dict[str, Any]:
         """Plain JSON that names it by content."""
-        contents = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in sorted(self.files())]
+        contents = [[file.name, sha256_of_file(file)] for file in sorted(self.files())]
         return {"function": str(self), "code": contents, "arguments": dict(self.arguments)}
 
     def module_value(self, name: str) -> Any:

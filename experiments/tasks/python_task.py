@@ -13,7 +13,7 @@ Shapes: n completions in rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,11 +36,9 @@ class PythonTask(OfPromptSet):
 
     prompt_set: PromptSet
     function: UserFunction
+    call: Callable[[Sequence[Output]], Sequence[Any]]  # the function, loaded
     spread: PromptSpread = field(default_factory=PromptSpread)
     name: str = "python"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_call", self.function.load())
 
     def recipe(self) -> dict[str, Any]:
         return {
@@ -60,7 +58,7 @@ class PythonTask(OfPromptSet):
             Output(prompt.text, prompt.facts, text, tuple(row), bool(row) and row[-1] in stops)
             for prompt, text, row in zip(prompts, texts, tokens, strict=True)
         ]
-        returned = list(self._call(outputs))  # type: ignore[attr-defined]  # set on a frozen instance
+        returned = list(self.call(outputs))
         if len(returned) != len(outputs):
             raise ValueError(f"{self.function} returned {len(returned)} values for {len(outputs)} outputs")
         rows = [value if isinstance(value, Mapping) else {"reward": value} for value in returned]

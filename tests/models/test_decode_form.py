@@ -71,7 +71,7 @@ def test_left_padded_rows_of_mixed_length_decode_as_if_they_were_alone(name, mak
 @pytest.mark.parametrize("name", ["gqa", "gta", "gla", "tied"])
 @torch.no_grad()
 def test_right_padded_prompts_continue_as_if_they_were_alone(name):
-    """Padding between prompt and continuation is never looked at, and positions count real tokens."""
+    """Padding between prompt and continuation does not count, and positions count real tokens."""
     model = case_model(name)
     prompt, continuation = tokens(1, 5, seed=3), tokens(1, 3, seed=4)
     alone = model(torch.cat((prompt, continuation), dim=1), use_cache=False).logits[:, 5:]

@@ -53,7 +53,7 @@ def tensors(data: dict) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(data[name]) for name in ("rewards", "ground_truth", "log_probabilities", "lengths"))
 
 
-def test_the_chief_properties_by_hand():
+def test_the_main_properties_by_hand():
     """Two prompts of two samples. Rewards 0, 2 and 5, 5; truth 0, 1 and 1, 0; mean 3, squares 9 + 1 + 4 + 4 = 18."""
     data = {
         "reward_models": ["by hand"],
